@@ -1,0 +1,140 @@
+//! A small service whose users own API keys and jobs.
+//!
+//! Run with `cargo run --example key_service`. The first start prints an admin key; with it a key for a
+//! user is made by `POST /admin/tokens`. The README shows the whole tour.
+
+mod jobs;
+mod routes;
+mod settings;
+
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+
+use keyward::{
+    AdminProof, AuthLayer, TokenManager, UserId,
+    auth::{AnyOf, ApiKeyAuth, Authenticator, StaticAuth},
+    manage::{ListQuery, NewToken},
+    scope::{Grant, RoleSet},
+    store::{MemoryStore, SqliteStore, TokenStore},
+    token::TokenClass,
+};
+use tokio::{net::TcpListener, signal, sync::watch};
+use tracing_subscriber::EnvFilter;
+
+use settings::{Database, Settings};
+
+/// The user whose key the first start prints.
+const BOOTSTRAP_ADMIN: &str = "keyward:admin";
+
+#[tokio::main]
+async fn main() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    if let Err(error) = serve().await {
+        eprintln!("key_service: {error}");
+        std::process::exit(1);
+    }
+}
+
+async fn serve() -> Result<(), Box<dyn Error>> {
+    let settings = Settings::from_env()?;
+    let tokens = open_tokens(&settings).await?;
+    print_first_admin_key(&tokens).await?;
+
+    let app = routes::app(&settings, &tokens, auth_layer(&settings, &tokens)?)?;
+    let listener = TcpListener::bind(&settings.listen).await;
+    let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
+    let (stopping, stop) = watch::channel(false);
+    tokio::spawn(async move {
+        wait_for_signal().await;
+        stopping.send_replace(true);
+    });
+
+    println!("listening on http://{}", listener.local_addr()?);
+    let (served, stop_background) = watch::channel(false);
+    let background = tokio::spawn(tokens.run(stopped(stop_background)));
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(stopped(stop.clone())).into_future();
+    tokio::select! {
+        result = serving => result?,
+        () = cut_off(stop) => tracing::warn!("requests that took longer than ten seconds were cut off"),
+    }
+    served.send_replace(true);
+    background.await?;
+    Ok(())
+}
+
+async fn open_tokens(settings: &Settings) -> Result<TokenManager, Box<dyn Error>> {
+    let store: Arc<dyn TokenStore> = match &settings.database {
+        Database::Memory => Arc::new(MemoryStore::new()),
+        Database::Sqlite(path) => Arc::new(SqliteStore::open(path).await?),
+    };
+    Ok(TokenManager::builder(store).with_roles(roles(settings)).build())
+}
+
+/// Who is an administrator at the moment: a key never carries more than that.
+fn roles(settings: &Settings) -> impl Fn(&UserId) -> RoleSet + Send + Sync + 'static {
+    let admin = RoleSet::new(["admin"]).unwrap_or_else(|_| RoleSet::empty());
+    let admins = settings.admin_users.clone();
+    move |user| {
+        let is_admin = user.as_str() == BOOTSTRAP_ADMIN || admins.contains(user);
+        if is_admin { admin.clone() } else { RoleSet::empty() }
+    }
+}
+
+fn auth_layer(settings: &Settings, tokens: &TokenManager) -> Result<AuthLayer, Box<dyn Error>> {
+    let mut authenticators: Vec<Box<dyn Authenticator>> = vec![ApiKeyAuth::new(tokens).into()];
+    if let Some(list) = &settings.static_tokens {
+        authenticators.push(StaticAuth::new(list).with_roles(roles(settings)).into());
+    }
+    let layer = AuthLayer::new(AnyOf::new(authenticators)).with_realm("keyward")?;
+    Ok(match settings.trusted_proxies.clone() {
+        Some(proxies) => layer.with_client_ip(proxies),
+        None => layer,
+    })
+}
+
+/// On an empty store there is nobody who could ask for a key, so one is made and shown here, once.
+async fn print_first_admin_key(tokens: &TokenManager) -> Result<(), Box<dyn Error>> {
+    let operator = AdminProof::operator("key_service", "first start on an empty store")?;
+    if !tokens.list(&operator, ListQuery::default().with_limit(1)).await?.tokens.is_empty() {
+        return Ok(());
+    }
+    let admin = NewToken::named("first admin key")
+        .for_user(UserId::new(BOOTSTRAP_ADMIN)?)
+        .with_class(TokenClass::Admin)
+        .with_roles(Grant::Only(RoleSet::new(["admin"])?));
+    let issued = tokens.create(&operator, admin).await?;
+    println!("admin key: {}", issued.key.expose());
+    Ok(())
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop as well.
+    let _ = stop.wait_for(|stopping| *stopping).await;
+}
+
+/// Ten seconds after the service was told to stop.
+async fn cut_off(stop: watch::Receiver<bool>) {
+    stopped(stop).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+}
+
+#[cfg(unix)]
+async fn wait_for_signal() {
+    match signal::unix::signal(signal::unix::SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => {
+            let _ = signal::ctrl_c().await;
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn wait_for_signal() {
+    let _ = signal::ctrl_c().await;
+}

@@ -1,0 +1,82 @@
+//! The service's routes, and who may reach them.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use keyward::{
+    AuthLayer, ConfigError, OwnerLayer, Principal, RequireLayer, TokenManager,
+    api::{self, ApiError, OwnTokens},
+};
+
+use crate::{
+    jobs::{self, Jobs},
+    settings::Settings,
+};
+
+pub fn app(settings: &Settings, tokens: &TokenManager, auth: AuthLayer) -> Result<Router, ConfigError> {
+    let keys = OwnTokens::new(tokens.clone()).debug_ownership(settings.debug_ownership).into_router();
+    let jobs = Jobs::default();
+    // Everything below these prefixes is behind the layer, whether a route is there or not.
+    let protected = Router::new()
+        .nest("/api", Router::new().nest("/keys", keys).fallback(not_found))
+        .nest("/admin", Router::new().nest("/tokens", api::admin_tokens(tokens.clone())).fallback(not_found))
+        .nest("/jobs", job_routes(jobs.clone()).fallback(not_found))
+        .nest("/users", user_routes(jobs)?.fallback(not_found))
+        .route("/whoami", get(whoami))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(auth);
+    let open = Router::new()
+        .route("/health", get(async || Json(serde_json::json!({ "status": "ok" }))))
+        .route("/ready", get(ready).with_state(tokens.clone()))
+        .fallback(not_found);
+    Ok(open.merge(protected))
+}
+
+fn job_routes(jobs: Jobs) -> Router {
+    let reading = Router::new().route("/", get(jobs::list)).route("/{id}", get(jobs::show));
+    let writing = Router::new().route("/", post(jobs::create)).route("/{id}", delete(jobs::cancel));
+    reading
+        .route_layer(RequireLayer::scope("jobs:read"))
+        .merge(writing.route_layer(RequireLayer::scope("jobs:write")))
+        .with_state(jobs)
+}
+
+/// A user's jobs by the user's name in the path: only that user gets past the guard, so the list of the
+/// caller's jobs is the list of the owner's.
+fn user_routes(jobs: Jobs) -> Result<Router, ConfigError> {
+    let routes = Router::new().route("/{user_id}/jobs", get(jobs::list));
+    Ok(routes
+        .route_layer(OwnerLayer::path("/{user_id}/jobs")?)
+        .route_layer(RequireLayer::scope("jobs:read"))
+        .with_state(jobs))
+}
+
+async fn whoami(me: Principal) -> Response {
+    let answer = serde_json::json!({
+        "user_id": me.user_id(),
+        "method": me.method().as_str(),
+        "token_id": me.token_id(),
+        "scopes": me.scopes(),
+        "roles": me.roles(),
+    });
+    Json(answer).into_response()
+}
+
+async fn ready(State(tokens): State<TokenManager>) -> Response {
+    match tokens.health().await {
+        Ok(()) => Json(serde_json::json!({ "status": "ready" })).into_response(),
+        Err(error) => ApiError::from(error).into_response(),
+    }
+}
+
+async fn not_found() -> ApiError {
+    ApiError::not_found()
+}
+
+async fn method_not_allowed() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This method is not for this resource.")
+}

@@ -1,0 +1,242 @@
+//! The key routes, to mount in an axum router inside an [`AuthLayer`](crate::AuthLayer).
+//!
+//! [`own_tokens`] lets each caller manage their own keys, [`admin_tokens`] lets the role `admin` manage
+//! those of all. Both answer in JSON, errors as `application/problem+json` (RFC 9457), and nothing but
+//! the answer to a creation ever holds a key. A credential that is limited by scopes needs `keys:read` or
+//! `keys:write` for its own, and `admin:read` or `admin:write` besides the role for those of others.
+//!
+//! | own keys, below the mount point | |
+//! |---|---|
+//! | `POST /` | creates one: `name`, `scopes`, `expires_in_days`, `allowed_ips`, `metadata` |
+//! | `GET /?cursor&limit&status` | lists them, newest first |
+//! | `DELETE /` | revokes all of them |
+//! | `GET`, `PATCH`, `DELETE /{id}` | shows, changes (`name`, `scopes`, `allowed_ips`, `metadata`, `enabled`), revokes one |
+//! | `POST /{id}/rotate` | replaces one: `overlap_seconds` |
+//! | `GET /debug/ownership` | counts tokens, if [switched on](OwnTokens::debug_ownership) |
+//!
+//! | keys of all users, below the mount point | |
+//! |---|---|
+//! | `POST /` | creates one: `user_id`, and as above |
+//! | `GET /?user_id&cursor&limit&status` | lists them |
+//! | `DELETE /{id}` | revokes one |
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, Query, State, rejection::QueryRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+
+use crate::{
+    error::AuthError,
+    layer::RequireLayer,
+    manage::{Actor, TokenManager},
+    principal::Principal,
+};
+
+mod body;
+mod problem;
+mod request;
+mod view;
+
+pub use body::JsonBody;
+pub use problem::ApiError;
+use request::{AdminList, AuditReason, CreateBody, CreateForBody, ListParams, PatchBody, RotateBody, TokenPath};
+use view::{Issued, Ownership, TokenList, TokenView};
+
+/// The longest body that is read, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+
+/// The routes for a caller's own keys, with the default settings; see [`OwnTokens`].
+///
+/// ```
+/// use axum::Router;
+/// use keyward::{AuthLayer, TokenManager, api, auth::ApiKeyAuth, store::MemoryStore};
+///
+/// let tokens = TokenManager::new(MemoryStore::new());
+/// let app: Router = Router::new()
+///     .nest("/api/keys", api::own_tokens(tokens.clone()))
+///     .layer(AuthLayer::new(ApiKeyAuth::new(&tokens)));
+/// # let _ = app;
+/// ```
+pub fn own_tokens<S: Clone + Send + Sync + 'static>(tokens: TokenManager) -> Router<S> {
+    OwnTokens::new(tokens).into_router()
+}
+
+/// The routes for a caller's own keys.
+///
+/// ```
+/// use axum::Router;
+/// use keyward::{TokenManager, api::OwnTokens, store::MemoryStore};
+///
+/// let tokens = TokenManager::new(MemoryStore::new());
+/// let routes: Router = OwnTokens::new(tokens).debug_ownership(cfg!(debug_assertions)).into_router();
+/// # let _ = routes;
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct OwnTokens {
+    tokens: TokenManager,
+    debug_ownership: bool,
+}
+
+impl OwnTokens {
+    /// The routes over `tokens`.
+    pub fn new(tokens: TokenManager) -> Self {
+        Self { tokens, debug_ownership: false }
+    }
+
+    /// Adds `GET /debug/ownership`, which tells any caller how many tokens they have and how many there
+    /// are; off by default.
+    pub fn debug_ownership(mut self, on: bool) -> Self {
+        self.debug_ownership = on;
+        self
+    }
+
+    /// The router to mount.
+    pub fn into_router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
+        let (read, write) = (RequireLayer::scope("keys:read"), RequireLayer::scope("keys:write"));
+        let mut reading = Router::new().route("/", get(list)).route("/{id}", get(show));
+        if self.debug_ownership {
+            reading = reading.route("/debug/ownership", get(ownership));
+        }
+        let writing = Router::new()
+            .route("/", post(create).delete(revoke_all))
+            .route("/{id}", axum::routing::patch(change).delete(revoke))
+            .route("/{id}/rotate", post(rotate));
+        reading
+            .route_layer(read)
+            .merge(writing.route_layer(write))
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .with_state(self.tokens)
+    }
+}
+
+/// The routes for an administrator: for callers with the role `admin`. The header `X-Audit-Reason`
+/// (at most 200 characters) says why; without it the reason is the method and the route.
+pub fn admin_tokens<S: Clone + Send + Sync + 'static>(tokens: TokenManager) -> Router<S> {
+    let reading = Router::new().route("/", get(list_all)).route_layer(RequireLayer::scope("admin:read"));
+    let writing = Router::new()
+        .route("/", post(create_for))
+        .route("/{id}", axum::routing::delete(revoke_any))
+        .route_layer(RequireLayer::scope("admin:write"));
+    reading
+        .merge(writing)
+        .route_layer(RequireLayer::role(crate::principal::ADMIN_ROLE))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(tokens)
+}
+
+type Params<T> = Result<Query<T>, QueryRejection>;
+
+async fn create(
+    me: Principal,
+    State(tokens): State<TokenManager>,
+    body: JsonBody<CreateBody>,
+) -> Result<Response, ApiError> {
+    let issued = tokens.create(&me, body.0.into_new_token()?).await?;
+    Ok(created(&Issued::new(&tokens, &issued)))
+}
+
+fn created(issued: &Issued<'_>) -> Response {
+    let no_store = [(http::header::CACHE_CONTROL, "no-store")];
+    (StatusCode::CREATED, no_store, Json(issued)).into_response()
+}
+
+async fn list(
+    me: Principal,
+    State(tokens): State<TokenManager>,
+    params: Params<ListParams>,
+) -> Result<Response, ApiError> {
+    let query = request::params(params)?.into_query()?;
+    answer_list(&tokens, &me, query).await
+}
+
+async fn answer_list<'a>(
+    tokens: &TokenManager,
+    actor: impl Into<Actor<'a>>,
+    query: crate::manage::ListQuery,
+) -> Result<Response, ApiError> {
+    let page = tokens.list(actor, query).await?;
+    Ok(Json(TokenList::new(tokens, &page)).into_response())
+}
+
+async fn show(me: Principal, State(tokens): State<TokenManager>, id: TokenPath) -> Result<Response, ApiError> {
+    let record = tokens.get(&me, id.0).await?;
+    Ok(Json(TokenView::new(&tokens, &record)).into_response())
+}
+
+async fn change(
+    me: Principal,
+    State(tokens): State<TokenManager>,
+    id: TokenPath,
+    body: JsonBody<PatchBody>,
+) -> Result<Response, ApiError> {
+    let record = tokens.update(&me, id.0, body.0.into_update()?).await?;
+    Ok(Json(TokenView::new(&tokens, &record)).into_response())
+}
+
+async fn revoke(
+    me: Principal,
+    State(tokens): State<TokenManager>,
+    id: TokenPath,
+) -> Result<StatusCode, ApiError> {
+    tokens.revoke(&me, id.0).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn rotate(
+    me: Principal,
+    State(tokens): State<TokenManager>,
+    id: TokenPath,
+    body: JsonBody<RotateBody>,
+) -> Result<Response, ApiError> {
+    let issued = tokens.rotate(&me, id.0, body.0.overlap()?).await?;
+    Ok(created(&Issued::new(&tokens, &issued)))
+}
+
+async fn revoke_all(me: Principal, State(tokens): State<TokenManager>) -> Result<Response, ApiError> {
+    let revoked = tokens.revoke_all(&me).await?;
+    Ok(Json(serde_json::json!({ "revoked": revoked })).into_response())
+}
+
+async fn ownership(me: Principal, State(tokens): State<TokenManager>) -> Result<Response, ApiError> {
+    let user_tokens_count = tokens.count(&me).await?;
+    let proof = crate::AdminProof::operator("keyward:ownership-debug", "count tokens for the debug route");
+    let proof = proof.map_err(|_| ApiError::from(AuthError::from(crate::AuthErrorKind::Misconfigured)))?;
+    let total_tokens_in_system = tokens.count(&proof).await?;
+    Ok(Json(Ownership { user_id: me.user_id(), user_tokens_count, total_tokens_in_system }).into_response())
+}
+
+async fn list_all(
+    me: Principal,
+    reason: AuditReason,
+    State(tokens): State<TokenManager>,
+    params: Params<AdminList>,
+) -> Result<Response, ApiError> {
+    let query = request::params(params)?.into_query()?;
+    answer_list(&tokens, &me.admin(reason.0)?, query).await
+}
+
+async fn create_for(
+    me: Principal,
+    reason: AuditReason,
+    State(tokens): State<TokenManager>,
+    body: JsonBody<CreateForBody>,
+) -> Result<Response, ApiError> {
+    let new = body.0.into_new_token()?;
+    let issued = tokens.create(&me.admin(reason.0)?, new).await?;
+    Ok(created(&Issued::new(&tokens, &issued)))
+}
+
+async fn revoke_any(
+    me: Principal,
+    reason: AuditReason,
+    State(tokens): State<TokenManager>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let id = id.parse().map_err(|_| ApiError::not_found())?;
+    tokens.revoke(&me.admin(reason.0)?, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,230 @@
+//! What clients send.
+
+use std::time::Duration;
+
+use axum::{
+    extract::{FromRequestParts, MatchedPath, Path, Query, rejection::QueryRejection},
+    http::request::Parts,
+};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+use crate::{
+    api::ApiError,
+    id::{TokenId, UserId},
+    manage::{ListQuery, NewToken, TokenUpdate},
+    net::IpList,
+    scope::{Grant, ScopeSet},
+    token::{Metadata, TokenStatus},
+};
+
+const DAY: u64 = 86_400;
+
+/// A member that is there, even if it is null.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateBody {
+    name: String,
+    scopes: Option<Vec<String>>,
+    expires_in_days: Option<u32>,
+    allowed_ips: Option<Vec<String>>,
+    metadata: Option<Metadata>,
+}
+
+impl CreateBody {
+    pub(super) fn into_new_token(self) -> Result<NewToken, ApiError> {
+        let mut new = NewToken::named(self.name)
+            .with_scopes(read_scopes(self.scopes)?)
+            .with_metadata(self.metadata.unwrap_or_default());
+        if let Some(list) = read_ips(self.allowed_ips)? {
+            new = new.with_allowed_ips(list);
+        }
+        match self.expires_in_days {
+            None => Ok(new),
+            Some(0) => Err(ApiError::bad_request("`expires_in_days` is at least 1.")),
+            Some(days) => Ok(new.with_lifetime(Duration::from_secs(u64::from(days) * DAY))),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateForBody {
+    user_id: String,
+    name: String,
+    scopes: Option<Vec<String>>,
+    expires_in_days: Option<u32>,
+    allowed_ips: Option<Vec<String>>,
+    metadata: Option<Metadata>,
+}
+
+impl CreateForBody {
+    pub(super) fn into_new_token(self) -> Result<NewToken, ApiError> {
+        let Self { user_id, name, scopes, expires_in_days, allowed_ips, metadata } = self;
+        let own = CreateBody { name, scopes, expires_in_days, allowed_ips, metadata };
+        Ok(own.into_new_token()?.for_user(read_user(&user_id)?))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PatchBody {
+    #[serde(default, deserialize_with = "present")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    scopes: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "present")]
+    allowed_ips: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "present")]
+    metadata: Option<Metadata>,
+    #[serde(default, deserialize_with = "present")]
+    enabled: Option<bool>,
+}
+
+impl PatchBody {
+    pub(super) fn into_update(self) -> Result<TokenUpdate, ApiError> {
+        let mut update = TokenUpdate::default();
+        if let Some(name) = self.name {
+            update = update.with_name(name);
+        }
+        if let Some(scopes) = self.scopes {
+            update = update.with_scopes(read_scopes(scopes)?);
+        }
+        if let Some(list) = self.allowed_ips {
+            update = update.with_allowed_ips(read_ips(list)?);
+        }
+        if let Some(metadata) = self.metadata {
+            update = update.with_metadata(metadata);
+        }
+        if let Some(enabled) = self.enabled {
+            update = update.with_enabled(enabled);
+        }
+        Ok(update)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RotateBody {
+    overlap_seconds: Option<u64>,
+}
+
+impl RotateBody {
+    pub(super) fn overlap(&self) -> Result<Option<Duration>, ApiError> {
+        match self.overlap_seconds {
+            Some(seconds) if seconds > 365 * DAY => {
+                Err(ApiError::bad_request("`overlap_seconds` is at most a year."))
+            }
+            seconds => Ok(seconds.map(Duration::from_secs)),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    cursor: Option<String>,
+    limit: Option<u32>,
+    status: Option<TokenStatus>,
+}
+
+impl ListParams {
+    pub(super) fn into_query(self) -> Result<ListQuery, ApiError> {
+        let mut query = ListQuery::default();
+        if let Some(limit) = self.limit {
+            if !(1..=ListQuery::MAX_LIMIT).contains(&limit) {
+                return Err(ApiError::bad_request("`limit` is a number from 1 to 200."));
+            }
+            query = query.with_limit(limit);
+        }
+        if let Some(cursor) = self.cursor {
+            let cursor = cursor.parse::<TokenId>();
+            let cursor = cursor.map_err(|_| ApiError::bad_request("`cursor` is the `next_cursor` of a page."))?;
+            query = query.with_cursor(Some(cursor));
+        }
+        Ok(match self.status {
+            Some(status) => query.with_status(status),
+            None => query,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdminList {
+    user_id: Option<String>,
+    cursor: Option<String>,
+    limit: Option<u32>,
+    status: Option<TokenStatus>,
+}
+
+impl AdminList {
+    pub(super) fn into_query(self) -> Result<ListQuery, ApiError> {
+        let Self { user_id, cursor, limit, status } = self;
+        let query = ListParams { cursor, limit, status }.into_query()?;
+        Ok(match user_id {
+            Some(user) => query.with_owner(read_user(&user)?),
+            None => query,
+        })
+    }
+}
+
+pub(super) fn params<T: DeserializeOwned>(params: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    let sentence = "The query has an unknown or repeated parameter, or a value of the wrong kind.";
+    params.map(|Query(params)| params).map_err(|_| ApiError::bad_request(sentence))
+}
+
+fn read_user(user: &str) -> Result<UserId, ApiError> {
+    let sentence = "`user_id` is 1 to 255 bytes without control characters and without white space at its ends.";
+    UserId::new(user).map_err(|_| ApiError::bad_request(sentence))
+}
+
+fn read_scopes(scopes: Option<Vec<String>>) -> Result<Grant, ApiError> {
+    let Some(scopes) = scopes else { return Ok(Grant::All) };
+    match ScopeSet::new(&scopes) {
+        Ok(set) if !set.is_empty() => Ok(Grant::Only(set)),
+        _ => Err(ApiError::bad_request(
+            "`scopes` is null for all, or a list of 1 to 64 scopes such as \"jobs:read\" or \"jobs:*\".",
+        )),
+    }
+}
+
+fn read_ips(list: Option<Vec<String>>) -> Result<Option<IpList>, ApiError> {
+    let sentence = "`allowed_ips` is null for all, or a list of 1 to 64 addresses or networks such as \
+                    \"192.0.2.7\" or \"2001:db8::/32\", with no bits set after a network's prefix.";
+    list.map(IpList::new).transpose().map_err(|_| ApiError::bad_request(sentence))
+}
+
+/// The token that the path names. A text that is no id names none.
+pub(super) struct TokenPath(pub(super) TokenId);
+
+impl<S: Send + Sync> FromRequestParts<S> for TokenPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = <Path<String> as FromRequestParts<S>>::from_request_parts(parts, state).await;
+        let id = path.ok().and_then(|Path(id)| id.parse().ok());
+        id.map(Self).ok_or_else(ApiError::not_found)
+    }
+}
+
+/// Why an administrator acts: the header `X-Audit-Reason`, or the method and the route.
+pub(super) struct AuditReason(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for AuditReason {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let wrong = || ApiError::bad_request("`X-Audit-Reason` is at most 200 printable characters.");
+        let Some(reason) = parts.headers.get("x-audit-reason") else {
+            let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+            return Ok(Self(format!("{} {route}", parts.method)));
+        };
+        let reason = std::str::from_utf8(reason.as_bytes()).map_err(|_| wrong())?.trim();
+        let fits = (1..=200).contains(&reason.chars().count());
+        if fits && !reason.chars().any(crate::id::is_unprintable) { Ok(Self(reason.to_owned())) } else { Err(wrong()) }
+    }
+}

@@ -1,0 +1,102 @@
+//! What clients get to see.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::{
+    id::{TokenId, UserId},
+    manage::{IssuedToken, TokenManager, TokenPage},
+    net::IpList,
+    scope::{Grant, RoleSet},
+    time::UnixTime,
+    token::{Metadata, TokenClass, TokenRecord, TokenStatus},
+};
+
+/// A token as its owner sees it: everything but the digest.
+#[derive(Debug, Serialize)]
+pub(super) struct TokenView<'a> {
+    id: TokenId,
+    name: &'a str,
+    user_id: &'a UserId,
+    hint: &'a str,
+    class: TokenClass,
+    scopes: &'a Grant,
+    roles: &'a Grant<RoleSet>,
+    allowed_ips: Option<&'a IpList>,
+    metadata: &'a Metadata,
+    created_at: UnixTime,
+    created_ip: Option<IpAddr>,
+    created_by: Option<TokenId>,
+    expires_at: Option<UnixTime>,
+    last_used: Option<UnixTime>,
+    last_used_ip: Option<IpAddr>,
+    request_count: u64,
+    enabled: bool,
+    revoked: bool,
+    revoked_at: Option<UnixTime>,
+    successor_id: Option<TokenId>,
+    status: TokenStatus,
+}
+
+impl<'a> TokenView<'a> {
+    pub(super) fn new(tokens: &TokenManager, record: &'a TokenRecord) -> Self {
+        Self {
+            id: record.id,
+            name: &record.name,
+            user_id: &record.owner,
+            hint: &record.hint,
+            class: record.class,
+            scopes: &record.scopes,
+            roles: &record.roles,
+            allowed_ips: record.allowed_ips.as_ref(),
+            metadata: &record.metadata,
+            created_at: record.created_at,
+            created_ip: record.created_ip,
+            created_by: record.created_by,
+            expires_at: record.expires_at,
+            last_used: record.last_used,
+            last_used_ip: record.last_used_ip,
+            request_count: record.request_count,
+            enabled: record.disabled_at.is_none(),
+            revoked: record.revoked_at.is_some(),
+            revoked_at: record.revoked_at,
+            successor_id: record.successor,
+            status: tokens.status(record),
+        }
+    }
+}
+
+/// The only answer with a key in it. It has no `Debug`.
+#[derive(Serialize)]
+pub(super) struct Issued<'a> {
+    key: &'a str,
+    #[serde(flatten)]
+    token: TokenView<'a>,
+}
+
+impl<'a> Issued<'a> {
+    pub(super) fn new(tokens: &TokenManager, issued: &'a IssuedToken) -> Self {
+        Self { key: issued.key.expose(), token: TokenView::new(tokens, &issued.record) }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TokenList<'a> {
+    tokens: Vec<TokenView<'a>>,
+    next_cursor: Option<TokenId>,
+}
+
+impl<'a> TokenList<'a> {
+    pub(super) fn new(tokens: &TokenManager, page: &'a TokenPage) -> Self {
+        let views = page.tokens.iter().map(|record| TokenView::new(tokens, record)).collect();
+        Self { tokens: views, next_cursor: page.next_cursor }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Ownership<'a> {
+    pub(super) user_id: &'a UserId,
+    pub(super) user_tokens_count: u64,
+    pub(super) total_tokens_in_system: u64,
+}

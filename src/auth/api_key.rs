@@ -1,0 +1,119 @@
+//! API keys that keyward issued.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::Method;
+
+use crate::{
+    auth::{Authenticator, RequestHead, Verdict},
+    error::{AuthError, AuthErrorKind, Refusal},
+    event::{Alert, Audit, Event},
+    principal::{Credential, Principal},
+    store::{
+        TokenLookup,
+        cache::{Cached, Dead},
+    },
+    time::UnixTime,
+    token::Shape,
+};
+
+/// Accepts API keys: in `X-API-Key` and as bearer tokens.
+///
+/// A key with a wrong checksum is refused without a digest, one with another prefix is left to others. A
+/// key in the cache is decided at once: its expiry, its addresses and the method are judged for each
+/// request. Only an unknown or stale one asks the store.
+///
+/// ```
+/// use keyward::{AuthLayer, TokenManager, auth::ApiKeyAuth, store::MemoryStore};
+///
+/// let tokens = TokenManager::new(MemoryStore::new());
+/// let auth: AuthLayer = AuthLayer::new(ApiKeyAuth::new(&tokens));
+/// # let _ = auth;
+/// ```
+#[derive(Clone, Debug)]
+pub struct ApiKeyAuth {
+    lookup: TokenLookup,
+}
+
+impl ApiKeyAuth {
+    /// Accepts the keys of a [`TokenManager`](crate::TokenManager).
+    #[must_use]
+    pub fn new(tokens: impl Into<TokenLookup>) -> Self {
+        Self { lookup: tokens.into() }
+    }
+}
+
+impl Authenticator for ApiKeyAuth {
+    #[inline]
+    fn authenticate(&self, head: &RequestHead<'_>) -> Verdict {
+        let Some(presented) = head.presented else { return Verdict::Abstain };
+        let key = presented.token().as_bytes();
+        match self.lookup.shape(key) {
+            Shape::Foreign => return Verdict::Abstain,
+            Shape::Broken => return Verdict::Decided(Err(AuthError::invalid(Refusal::BadChecksum))),
+            Shape::WellFormed => {}
+        }
+        let digest = self.lookup.digest(key);
+        let now = self.lookup.now();
+        match self.lookup.cached(&digest, now) {
+            Cached::Live(credential) => {
+                Verdict::Decided(self.lookup.admit(credential, now, head.client_ip, head.method))
+            }
+            Cached::Dead(dead) => Verdict::Decided(Err(self.lookup.refuse(&dead, head.client_ip))),
+            Cached::Miss => {
+                let (lookup, client_ip, method) = (self.lookup.clone(), head.client_ip, head.method.clone());
+                Verdict::Pending(Box::pin(async move {
+                    let credential = lookup.load(digest).await.inspect_err(|error| {
+                        lookup.alert_revoked(error, client_ip);
+                    })?;
+                    lookup.admit(credential, lookup.now(), client_ip, &method)
+                }))
+            }
+        }
+    }
+
+    fn audit(&self) -> Audit {
+        self.lookup.inner().audit.clone()
+    }
+}
+
+impl TokenLookup {
+    /// Judges what can differ from request to request, and counts the use.
+    #[inline]
+    fn admit(
+        &self,
+        credential: Arc<Credential>,
+        now: UnixTime,
+        client_ip: Option<IpAddr>,
+        method: &Method,
+    ) -> Result<Principal, AuthError> {
+        if credential.read_only && !method.is_safe() {
+            return Err(about(&credential, AuthErrorKind::Invalid, Refusal::ReadOnly));
+        }
+        if let Some(list) = &credential.allowed_ips
+            && !client_ip.is_some_and(|ip| list.contains(ip))
+        {
+            return Err(about(&credential, AuthErrorKind::Forbidden, Refusal::ClientIp));
+        }
+        self.count_use(&credential, now, client_ip);
+        Ok(Principal::new(credential, client_ip))
+    }
+
+    fn refuse(&self, dead: &Dead, client_ip: Option<IpAddr>) -> AuthError {
+        let error = dead.error();
+        self.alert_revoked(&error, client_ip);
+        error
+    }
+
+    fn alert_revoked(&self, error: &AuthError, client_ip: Option<IpAddr>) {
+        if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner()) {
+            let event = Event::alert(Alert::RevokedTokenUsed).owned_by(owner).token(error.token());
+            self.inner().audit.emit(event.from_ip(client_ip));
+        }
+    }
+}
+
+#[cold]
+fn about(credential: &Credential, kind: AuthErrorKind, reason: Refusal) -> AuthError {
+    AuthError::because(kind, reason).about(credential.token, Some(&credential.user))
+}

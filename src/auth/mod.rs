@@ -1,0 +1,203 @@
+//! From a request to a verdict: the [`Authenticator`] contract and the schemes that keyward brings.
+
+use std::{fmt, future::Future, net::IpAddr, pin::Pin, sync::Arc};
+
+use http::{Extensions, HeaderMap, Method, Uri};
+
+use crate::{error::AuthError, event::Audit, principal::Principal};
+
+mod api_key;
+mod credential;
+mod static_token;
+
+pub use api_key::ApiKeyAuth;
+pub(crate) use credential::is_bearer_token;
+pub use credential::{CredentialReader, Presented};
+pub use static_token::StaticAuth;
+
+/// What an authenticator sees of a request: everything but the body.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RequestHead<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The URI.
+    pub uri: &'a Uri,
+    /// The headers. The credential is read for you: see `presented`.
+    pub headers: &'a HeaderMap,
+    /// What outer layers left.
+    pub extensions: &'a Extensions,
+    /// The client's address, if it is known.
+    pub client_ip: Option<IpAddr>,
+    /// The one credential that was presented, if any.
+    pub presented: Option<Presented<'a>>,
+}
+
+impl<'a> RequestHead<'a> {
+    /// The head of `request`, without a credential and without an address.
+    pub fn new<B>(request: &'a http::Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+            client_ip: None,
+            presented: None,
+        }
+    }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn from_parts(parts: &'a http::request::Parts) -> Self {
+        Self {
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            extensions: &parts.extensions,
+            client_ip: None,
+            presented: None,
+        }
+    }
+
+    /// The client's `X-Request-Id`, if it is one: 1 to 128 letters, digits and `-_.:`, and not the
+    /// credential itself.
+    pub(crate) fn request_id(&self) -> Option<&'a str> {
+        let id = self.headers.get("x-request-id")?.to_str().ok()?;
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+        let fits = (1..=128).contains(&id.len()) && id.bytes().all(allowed);
+        let is_secret = self.presented.is_some_and(|presented| id.contains(presented.token()));
+        (fits && !is_secret).then_some(id)
+    }
+}
+
+/// Checks one kind of credential.
+///
+/// The layer asks each request's authenticator once. Decide at once what can be decided at once; a
+/// [`Verdict::Pending`] costs an allocation and is for what needs a store.
+///
+/// ```
+/// use keyward::{AuthErrorKind, Principal, UserId, principal::AuthMethod};
+/// use keyward::auth::{Authenticator, RequestHead, Verdict};
+///
+/// /// Believes the name that a TLS-terminating sidecar puts into the request's extensions.
+/// #[derive(Debug)]
+/// struct ClientCertificate;
+/// #[derive(Clone)]
+/// struct VerifiedName(UserId);
+///
+/// impl Authenticator for ClientCertificate {
+///     fn authenticate(&self, head: &RequestHead<'_>) -> Verdict {
+///         match head.extensions.get::<VerifiedName>() {
+///             None => Verdict::Abstain,
+///             Some(name) => {
+///                 Verdict::Decided(Ok(Principal::builder(AuthMethod::Custom, name.0.clone()).build()))
+///             }
+///         }
+///     }
+/// }
+/// ```
+pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
+    /// The verdict over the request. [`Verdict::Abstain`] says that the credential, if there is one, is
+    /// of another kind.
+    fn authenticate(&self, head: &RequestHead<'_>) -> Verdict;
+
+    /// The scheme that 401 answers name in `WWW-Authenticate`.
+    fn challenge(&self) -> &str {
+        "Bearer"
+    }
+
+    /// Where the layer reports what it refuses; [`tracing`] by default.
+    fn audit(&self) -> Audit {
+        Audit::default()
+    }
+}
+
+impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
+    fn authenticate(&self, head: &RequestHead<'_>) -> Verdict {
+        (**self).authenticate(head)
+    }
+
+    fn challenge(&self) -> &str {
+        (**self).challenge()
+    }
+
+    fn audit(&self) -> Audit {
+        (**self).audit()
+    }
+}
+
+/// An authenticator's answer.
+#[expect(clippy::exhaustive_enums, reason = "a layer must handle each")]
+pub enum Verdict {
+    /// Not my kind of credential.
+    Abstain,
+    /// Accepted or refused, at once.
+    Decided(Result<Principal, AuthError>),
+    /// The store must be asked first.
+    Pending(PendingVerdict),
+}
+
+/// A verdict on its way.
+pub type PendingVerdict = Pin<Box<dyn Future<Output = Result<Principal, AuthError>> + Send>>;
+
+impl fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Abstain => f.write_str("Abstain"),
+            Self::Decided(verdict) => f.debug_tuple("Decided").field(verdict).finish(),
+            Self::Pending(_) => f.write_str("Pending"),
+        }
+    }
+}
+
+/// Several authenticators in one layer: the first that does not abstain decides.
+///
+/// ```
+/// use keyward::{AuthLayer, TokenManager};
+/// use keyward::auth::{AnyOf, ApiKeyAuth, StaticAuth};
+/// use keyward::store::{MemoryStore, StaticList};
+///
+/// let tokens = TokenManager::new(MemoryStore::new());
+/// let list = StaticList::parse("ops:3f5c0a9e7b1d4826a0c3e5f7192b4d6e")?;
+/// let auth: AuthLayer = AuthLayer::new(AnyOf::new([
+///     ApiKeyAuth::new(&tokens).into(),
+///     StaticAuth::new(&list).into(),
+/// ]));
+/// # let _ = auth;
+/// # Ok::<(), keyward::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct AnyOf(Arc<[Box<dyn Authenticator>]>);
+
+impl AnyOf {
+    /// These authenticators, in this order.
+    #[must_use]
+    pub fn new(authenticators: impl IntoIterator<Item = Box<dyn Authenticator>>) -> Self {
+        Self(authenticators.into_iter().collect())
+    }
+}
+
+impl<A: Authenticator> From<A> for Box<dyn Authenticator> {
+    fn from(authenticator: A) -> Self {
+        Box::new(authenticator)
+    }
+}
+
+impl Authenticator for AnyOf {
+    fn authenticate(&self, head: &RequestHead<'_>) -> Verdict {
+        for authenticator in self.0.iter() {
+            match authenticator.authenticate(head) {
+                Verdict::Abstain => {}
+                verdict => return verdict,
+            }
+        }
+        Verdict::Abstain
+    }
+
+    fn challenge(&self) -> &str {
+        self.0.first().map_or("Bearer", |first| first.challenge())
+    }
+
+    fn audit(&self) -> Audit {
+        self.0.first().map_or_else(Audit::default, |first| first.audit())
+    }
+}

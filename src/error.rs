@@ -1,0 +1,305 @@
+//! What can go wrong, by audience: [`AuthError`] for the client, [`ConfigError`] for the operator,
+//! [`NotOwner`] for the handler.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use http::StatusCode;
+
+use crate::id::{TokenId, UserId};
+
+/// Why a request was refused, as far as the client may know.
+///
+/// The layers put it into the response's extensions, whoever made the response, so that an outer layer
+/// can count or trace refusals. The exact reason (revoked, expired, unknown, …) is in the audit event
+/// only, since it would help somebody who guesses.
+///
+/// ```
+/// use keyward::{AuthError, AuthErrorKind};
+/// use http::StatusCode;
+///
+/// let error = AuthError::from(AuthErrorKind::Unavailable);
+/// assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
+/// assert_eq!(error.grpc_status(), 14);
+/// ```
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{kind}")]
+pub struct AuthError {
+    kind: AuthErrorKind,
+    reason: Option<Refusal>,
+    token: Option<TokenId>,
+    owner: Option<UserId>,
+    required_scope: Option<Box<str>>,
+}
+
+/// The kinds of refusal that a client can tell apart. Each has one status code and one body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AuthErrorKind {
+    /// No credential was presented: 401.
+    Missing,
+    /// A credential was presented and is not acceptable, for whatever reason: 401.
+    Invalid,
+    /// More than one credential, or one that is not written as the standards say: 400.
+    BadRequest,
+    /// The credential is good but lacks a scope: 403 `insufficient_scope`.
+    InsufficientScope,
+    /// The credential is good but may not be used for this, or from here: 403.
+    Forbidden,
+    /// Somebody else's resource, or none at all: 404.
+    NotFound,
+    /// The store cannot be asked at the moment: 503.
+    Unavailable,
+    /// A guard or extractor runs without the layer that it needs: 500, and a log line names the fix.
+    Misconfigured,
+}
+
+impl AuthErrorKind {
+    /// The HTTP status of this kind.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::Missing | Self::Invalid => StatusCode::UNAUTHORIZED,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::InsufficientScope | Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// One constant sentence for the client. It never depends on what was presented.
+    #[must_use]
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::Missing | Self::Invalid => "A valid credential is required.",
+            Self::BadRequest => "Send exactly one credential, in one header, as a single token.",
+            Self::InsufficientScope => "The credential does not have the scope that this needs.",
+            Self::Forbidden => "The credential may not be used for this.",
+            Self::NotFound => "There is no such resource.",
+            Self::Unavailable => "Credentials cannot be checked at the moment; try again shortly.",
+            Self::Misconfigured => "The service is not set up correctly.",
+        }
+    }
+}
+
+impl fmt::Display for AuthErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.detail())
+    }
+}
+
+impl AuthError {
+    pub(crate) fn because(kind: AuthErrorKind, reason: Refusal) -> Self {
+        Self { reason: Some(reason), ..Self::from(kind) }
+    }
+
+    /// A presented credential that is refused for `reason`.
+    pub(crate) fn invalid(reason: Refusal) -> Self {
+        Self::because(AuthErrorKind::Invalid, reason)
+    }
+
+    pub(crate) fn about(mut self, token: Option<TokenId>, owner: Option<&UserId>) -> Self {
+        self.token = token;
+        self.owner = owner.cloned();
+        self
+    }
+
+    pub(crate) fn needs_scope(scope: &str) -> Self {
+        let error = Self::because(AuthErrorKind::InsufficientScope, Refusal::MissingScope);
+        Self { required_scope: Some(scope.into()), ..error }
+    }
+
+    /// What the client may know.
+    #[must_use]
+    pub fn kind(&self) -> AuthErrorKind {
+        self.kind
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.kind.status()
+    }
+
+    /// The gRPC status code: 3, 5, 7, 13, 14 or 16.
+    #[must_use]
+    pub fn grpc_status(&self) -> u8 {
+        match self.kind {
+            AuthErrorKind::BadRequest => 3,
+            AuthErrorKind::NotFound => 5,
+            AuthErrorKind::InsufficientScope | AuthErrorKind::Forbidden => 7,
+            AuthErrorKind::Misconfigured => 13,
+            AuthErrorKind::Unavailable => 14,
+            AuthErrorKind::Missing | AuthErrorKind::Invalid => 16,
+        }
+    }
+
+    /// How long the client should wait before it tries again, in whole seconds; only for 503.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.kind == AuthErrorKind::Unavailable).then_some(Duration::from_secs(1))
+    }
+
+    /// The scope that was missing, for the challenge of a 403 (RFC 6750, section 3).
+    #[must_use]
+    pub fn required_scope(&self) -> Option<&str> {
+        self.required_scope.as_deref()
+    }
+
+    pub(crate) fn reason(&self) -> Option<Refusal> {
+        self.reason
+    }
+
+    pub(crate) fn token(&self) -> Option<TokenId> {
+        self.token
+    }
+
+    pub(crate) fn owner(&self) -> Option<&UserId> {
+        self.owner.as_ref()
+    }
+}
+
+impl From<AuthErrorKind> for AuthError {
+    fn from(kind: AuthErrorKind) -> Self {
+        Self { kind, reason: None, token: None, owner: None, required_scope: None }
+    }
+}
+
+/// The exact reason of a refusal. It appears in audit events, never in a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No credential at all.
+    NoCredential,
+    /// Two headers, a repeated header, or two kinds at once.
+    SeveralCredentials,
+    /// A credential header that is not one token of printable ASCII.
+    Unreadable,
+    /// A text that no authenticator takes for its own.
+    UnknownKind,
+    /// The right prefix with a wrong length, version or checksum.
+    BadChecksum,
+    /// Well-formed, but never issued or no longer stored.
+    Unknown,
+    /// Revoked by its owner or an administrator.
+    Revoked,
+    /// Switched off until it is enabled again.
+    Disabled,
+    /// Past its expiry, or replaced and past the overlap.
+    Expired,
+    /// Not used for longer than the idle timeout.
+    Idle,
+    /// Past the hard maximum age.
+    TooOld,
+    /// In its grace period, which allows safe methods only.
+    ReadOnly,
+    /// Presented from an address outside the key's list, or from an unknown one.
+    ClientIp,
+    /// A scope is missing.
+    MissingScope,
+    /// A role is missing.
+    MissingRole,
+    /// A policy of the application said no.
+    Policy,
+    /// A cookie on an unsafe request from another site.
+    CrossSite,
+    /// Not over HTTPS.
+    Insecure,
+    /// It would have handed out more rights than its maker has.
+    BeyondOwnRights,
+    /// Somebody else's resource, or none.
+    NotOwner,
+    /// A value that cannot be right.
+    InvalidValue,
+    /// The token is dead, replaced, or was changed at the same time.
+    Conflict,
+    /// The user has as many active tokens as allowed.
+    LimitReached,
+    /// The store did not answer, or not in time.
+    StoreUnavailable,
+}
+
+impl Refusal {
+    /// The stable name that logs and alerts use, such as `bad_checksum`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoCredential => "no_credential",
+            Self::SeveralCredentials => "several_credentials",
+            Self::Unreadable => "unreadable",
+            Self::UnknownKind => "unknown_kind",
+            Self::BadChecksum => "bad_checksum",
+            Self::Unknown => "unknown",
+            Self::Revoked => "revoked",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::Idle => "idle",
+            Self::TooOld => "too_old",
+            Self::ReadOnly => "read_only",
+            Self::ClientIp => "client_ip",
+            Self::MissingScope => "missing_scope",
+            Self::MissingRole => "missing_role",
+            Self::Policy => "policy",
+            Self::CrossSite => "cross_site",
+            Self::Insecure => "insecure",
+            Self::BeyondOwnRights => "beyond_own_rights",
+            Self::NotOwner => "not_owner",
+            Self::InvalidValue => "invalid_value",
+            Self::Conflict => "conflict",
+            Self::LimitReached => "limit_reached",
+            Self::StoreUnavailable => "store_unavailable",
+        }
+    }
+}
+
+/// A setting that cannot be right. The text says what to change; it never repeats a secret.
+///
+/// ```
+/// let error = keyward::token::KeyFormat::new("K").unwrap_err();
+/// assert!(error.to_string().contains("such as `acme_live`"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(Cow<'static, str>);
+
+impl ConfigError {
+    /// An error with one sentence that says what to change.
+    #[must_use]
+    pub fn new(sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self(sentence.into())
+    }
+}
+
+/// The resource belongs to somebody else, or does not exist: to the client the same thing.
+///
+/// With the feature `axum` this is a response: 404, byte for byte the one for an absent resource.
+///
+/// ```
+/// use keyward::{AuthErrorKind, NotOwner};
+///
+/// assert_eq!(NotOwner::new().kind(), AuthErrorKind::NotFound);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("no such resource")]
+#[non_exhaustive]
+pub struct NotOwner;
+
+impl NotOwner {
+    /// The error for an absent resource.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self
+    }
+
+    /// Always [`AuthErrorKind::NotFound`].
+    #[must_use]
+    pub const fn kind(&self) -> AuthErrorKind {
+        AuthErrorKind::NotFound
+    }
+}
+
+impl From<NotOwner> for AuthError {
+    fn from(_: NotOwner) -> Self {
+        Self::because(AuthErrorKind::NotFound, Refusal::NotOwner)
+    }
+}

@@ -1,0 +1,319 @@
+//! What happened, for those who must know: typed [`Event`]s and the [`AuditSink`] that receives them.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use crate::{
+    error::Refusal,
+    id::{TokenId, UserId},
+    secret::without_secrets,
+    time::{Clock, SystemClock, UnixTime},
+};
+
+/// The target of every line that [`TracingSink`] writes; use it in filters, such as
+/// `RUST_LOG=info,keyward::audit=debug`.
+pub const TRACING_TARGET: &str = "keyward::audit";
+
+/// One thing that happened to a token, a request or a right. It never holds a secret.
+///
+/// ```
+/// use keyward::event::{AuditSink, Event, EventKind};
+///
+/// #[derive(Debug)]
+/// struct Alerts;
+/// impl AuditSink for Alerts {
+///     fn record(&self, event: &Event) {
+///         if event.kind.is_alert() {
+///             eprintln!("{} by {:?} from {:?}", event.kind.name(), event.actor, event.client_ip);
+///         }
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Event {
+    /// When it happened.
+    pub at: UnixTime,
+    /// What happened.
+    pub kind: EventKind,
+    /// Who did it, if known.
+    pub actor: Option<UserId>,
+    /// Whose token or resource it was, if known.
+    pub owner: Option<UserId>,
+    /// The token that it was about, or that was presented.
+    pub token: Option<TokenId>,
+    /// The client's address, if known.
+    pub client_ip: Option<IpAddr>,
+    /// The request's id, as in the header `X-Request-Id`.
+    pub request_id: Option<Box<str>>,
+    /// Why: the reason that an administrator gave, or details such as the kind of a resource.
+    pub reason: Option<Box<str>>,
+}
+
+/// What an [`Event`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A token was created.
+    TokenCreated,
+    /// One token's record was read.
+    TokenRead,
+    /// Tokens were listed.
+    TokensListed,
+    /// Name, scopes, addresses or metadata were changed.
+    TokenUpdated,
+    /// A token was switched off.
+    TokenDisabled,
+    /// A token was switched on again.
+    TokenEnabled,
+    /// A token got a successor.
+    TokenRotated,
+    /// A token was revoked.
+    TokenRevoked,
+    /// All tokens of a user were revoked; how many had not been before.
+    TokensRevoked(u64),
+    /// A management operation was asked for and refused.
+    OperationRefused(Refusal),
+    /// A management operation could not be done because the store failed.
+    OperationFailed,
+    /// A request was let through; only sent where it was asked for.
+    AccessGranted,
+    /// A request was refused.
+    AccessRefused(Refusal),
+    /// An administrator acts on what is not theirs.
+    AdminOverride,
+    /// Something that a person should look at.
+    Alert(Alert),
+}
+
+/// What a person should look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Alert {
+    /// A user asked for a resource or token of somebody else, and was told that there is none.
+    ForeignAccess,
+    /// A store returned somebody else's record; it was dropped.
+    ForeignRecord,
+    /// A revoked token was presented.
+    RevokedTokenUsed,
+    /// The store stopped answering; said once until it answers again.
+    StoreUnavailable,
+    /// The store answers again.
+    StoreRecovered,
+}
+
+impl EventKind {
+    /// The stable name of this kind, such as `token.created` or `foreign_access`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TokenCreated => "token.created",
+            Self::TokenRead => "token.read",
+            Self::TokensListed => "tokens.listed",
+            Self::TokenUpdated => "token.updated",
+            Self::TokenDisabled => "token.disabled",
+            Self::TokenEnabled => "token.enabled",
+            Self::TokenRotated => "token.rotated",
+            Self::TokenRevoked => "token.revoked",
+            Self::TokensRevoked(_) => "tokens.revoked",
+            Self::OperationRefused(_) => "operation.refused",
+            Self::OperationFailed => "operation.failed",
+            Self::AccessGranted => "access.granted",
+            Self::AccessRefused(_) => "access.refused",
+            Self::AdminOverride => "admin.override",
+            Self::Alert(alert) => alert.name(),
+        }
+    }
+
+    /// Whether a person should look at it.
+    #[must_use]
+    pub const fn is_alert(self) -> bool {
+        matches!(self, Self::Alert(_))
+    }
+
+    /// The exact reason of a refusal.
+    #[must_use]
+    pub const fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::OperationRefused(refusal) | Self::AccessRefused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+impl Alert {
+    /// The stable name of this alert, such as `foreign_access`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ForeignAccess => "foreign_access",
+            Self::ForeignRecord => "foreign_record",
+            Self::RevokedTokenUsed => "revoked_token_used",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::StoreRecovered => "store_recovered",
+        }
+    }
+}
+
+impl Event {
+    pub(crate) fn new(kind: EventKind) -> Self {
+        Self {
+            at: UnixTime::EPOCH,
+            kind,
+            actor: None,
+            owner: None,
+            token: None,
+            client_ip: None,
+            request_id: None,
+            reason: None,
+        }
+    }
+
+    pub(crate) fn alert(alert: Alert) -> Self {
+        Self::new(EventKind::Alert(alert))
+    }
+
+    pub(crate) fn by(mut self, actor: &UserId) -> Self {
+        self.actor = Some(actor.clone());
+        self
+    }
+
+    pub(crate) fn owned_by(mut self, owner: &UserId) -> Self {
+        self.owner = Some(owner.clone());
+        self
+    }
+
+    pub(crate) fn token(mut self, token: impl Into<Option<TokenId>>) -> Self {
+        self.token = token.into();
+        self
+    }
+
+    pub(crate) fn from_ip(mut self, client_ip: Option<IpAddr>) -> Self {
+        self.client_ip = client_ip;
+        self
+    }
+
+    pub(crate) fn in_request(mut self, request_id: Option<&str>) -> Self {
+        self.request_id = request_id.map(|id| without_secrets(id).into());
+        self
+    }
+
+    pub(crate) fn because(mut self, reason: &str) -> Self {
+        self.reason = Some(without_secrets(reason).into());
+        self
+    }
+}
+
+/// Receives every event. Called where the event happens, on the request's own thread: it must be quick
+/// and must not block; hand events to a bounded queue if they travel further.
+pub trait AuditSink: fmt::Debug + Send + Sync + 'static {
+    /// Takes note of `event`.
+    fn record(&self, event: &Event);
+}
+
+impl<A: AuditSink + ?Sized> AuditSink for Arc<A> {
+    fn record(&self, event: &Event) {
+        (**self).record(event);
+    }
+}
+
+/// Writes events as [`tracing`] events with the target [`TRACING_TARGET`]; the default sink.
+///
+/// Alerts are at WARN with the message `security alert`, refusals and changes at INFO, reads and granted
+/// requests at DEBUG. The field names are stable:
+///
+/// | field | holds |
+/// |---|---|
+/// | `event.name` | [`EventKind::name`] |
+/// | `error.type` | [`Refusal::as_str`] of a refusal |
+/// | `actor.id`, `user.id` | who did it, and whose it was |
+/// | `token.id` | the token |
+/// | `client.address` | the client's address |
+/// | `request.id` | the request's id |
+/// | `reason` | the reason of an administrator, or details |
+/// | `count` | how many tokens |
+///
+/// Texts are written with escapes, so that no name can start a new line.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "it has no settings")]
+pub struct TracingSink;
+
+impl AuditSink for TracingSink {
+    fn record(&self, event: &Event) {
+        macro_rules! write_line {
+            ($level:ident, $message:literal) => {
+                tracing::event!(
+                    target: TRACING_TARGET,
+                    tracing::Level::$level,
+                    event.name = event.kind.name(),
+                    error.type = event.kind.refusal().map(Refusal::as_str),
+                    actor.id = event.actor.as_ref().map(tracing::field::debug),
+                    user.id = event.owner.as_ref().map(tracing::field::debug),
+                    token.id = event.token.as_ref().map(tracing::field::display),
+                    client.address = event.client_ip.as_ref().map(tracing::field::display),
+                    request.id = event.request_id.as_deref().map(tracing::field::debug),
+                    reason = event.reason.as_deref().map(tracing::field::debug),
+                    count = match event.kind {
+                        EventKind::TokensRevoked(count) => Some(count),
+                        _ => None,
+                    },
+                    $message
+                )
+            };
+        }
+        match event.kind {
+            EventKind::Alert(_) => write_line!(WARN, "security alert"),
+            EventKind::OperationFailed => write_line!(WARN, "audit"),
+            EventKind::TokenRead | EventKind::TokensListed | EventKind::AccessGranted => {
+                write_line!(DEBUG, "audit");
+            }
+            _ => write_line!(INFO, "audit"),
+        }
+    }
+}
+
+/// Where events go, and the clock that dates them. Cloning shares both.
+///
+/// ```
+/// use keyward::event::{Audit, TracingSink};
+///
+/// let audit = Audit::new(TracingSink); // also the default
+/// # let _ = audit;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Audit(Arc<AuditTo>);
+
+#[derive(Debug)]
+struct AuditTo {
+    sink: Box<dyn AuditSink>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Audit {
+    /// Sends events to `sink`, dated by the system's clock.
+    #[must_use]
+    pub fn new(sink: impl AuditSink) -> Self {
+        Self::with_clock(sink, Arc::new(SystemClock))
+    }
+
+    /// Sends events to `sink`, dated by `clock`.
+    #[must_use]
+    pub fn with_clock(sink: impl AuditSink, clock: Arc<dyn Clock>) -> Self {
+        Self::from_parts(Box::new(sink), clock)
+    }
+
+    pub(crate) fn from_parts(sink: Box<dyn AuditSink>, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(AuditTo { sink, clock }))
+    }
+
+    pub(crate) fn emit(&self, mut event: Event) {
+        event.at = self.0.clock.now();
+        self.0.sink.record(&event);
+    }
+}
+
+impl Default for Audit {
+    /// [`TracingSink`] and the system's clock.
+    fn default() -> Self {
+        Self::new(TracingSink)
+    }
+}

@@ -1,0 +1,386 @@
+//! The layer that authenticates.
+
+use std::{
+    fmt, mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderValue, Method, Request, Response, header};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    auth::{Authenticator, CredentialReader, RequestHead, Verdict},
+    error::{AuthError, AuthErrorKind, ConfigError, Refusal},
+    event::{Audit, Event, EventKind},
+    layer::{
+        future::{Pending, ResponseFuture},
+        rejection::{Challenges, ProblemJson, RejectionResponse, reject},
+    },
+    net::{ClientIp, Peer},
+    principal::{Anonymous, Principal},
+};
+
+/// Authenticates each request before the service sees it: its [`Principal`] and
+/// [`UserId`](crate::UserId) are then in the request's extensions.
+///
+/// By default every request needs a credential, refusals are `application/problem+json`, and the client's
+/// address is that of the connection. Methods, unknown paths and CORS preflights are treated alike; put a
+/// CORS layer outside.
+///
+/// ```
+/// use keyward::{AuthLayer, Principal, TokenManager, UserId, auth::ApiKeyAuth, store::MemoryStore};
+/// use keyward::manage::NewToken;
+/// use http::{Request, Response, StatusCode};
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let tokens = TokenManager::new(MemoryStore::new());
+/// let issued = tokens.create(&UserId::new("alice")?, NewToken::named("laptop")).await?;
+///
+/// let service = AuthLayer::new(ApiKeyAuth::new(&tokens)).layer(service_fn(|request: Request<()>| async move {
+///     let me = request.extensions().get::<Principal>().expect("the layer put it there");
+///     Ok::<_, std::convert::Infallible>(Response::new(Full::from(me.user_id().to_string())))
+/// }));
+///
+/// let with_key = Request::builder().header("x-api-key", issued.key.expose()).body(())?;
+/// assert_eq!(service.clone().oneshot(with_key).await?.status(), StatusCode::OK);
+/// let without = Request::new(());
+/// let refused: Response<Full<Bytes>> = service.oneshot(without).await?;
+/// assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub struct AuthLayer<R = ProblemJson> {
+    shared: Arc<Shared>,
+    rejection: R,
+}
+
+impl<R: Clone> Clone for AuthLayer<R> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), rejection: self.rejection.clone() }
+    }
+}
+
+struct Shared {
+    authenticator: Arc<dyn Authenticator>,
+    reader: CredentialReader,
+    client_ip: Arc<dyn ClientIp>,
+    mode: ModeRule,
+    pass_preflight: bool,
+    require_https: bool,
+    report_accepted: bool,
+    challenges: Challenges,
+    audit: Audit,
+}
+
+#[derive(Clone)]
+enum ModeRule {
+    Always(Mode),
+    Custom(Arc<dyn Fn(&RequestHead<'_>) -> Mode + Send + Sync>),
+}
+
+/// What happens to a request without a credential. One with a bad credential is always refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a layer must handle each")]
+pub enum Mode {
+    /// It is refused.
+    #[default]
+    Required,
+    /// It passes, as nobody.
+    Optional,
+}
+
+impl<R> fmt::Debug for AuthLayer<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthLayer").field("authenticator", &self.shared.authenticator).finish_non_exhaustive()
+    }
+}
+
+impl AuthLayer {
+    /// Requires a credential that `authenticator` accepts.
+    pub fn new(authenticator: impl Authenticator) -> Self {
+        let audit = authenticator.audit();
+        let challenges = Challenges::new(authenticator.challenge(), "api").unwrap_or_default();
+        let shared = Shared {
+            authenticator: Arc::new(authenticator),
+            reader: CredentialReader::default(),
+            client_ip: Arc::new(Peer),
+            mode: ModeRule::Always(Mode::Required),
+            pass_preflight: false,
+            require_https: false,
+            report_accepted: false,
+            challenges,
+            audit,
+        };
+        Self { shared: Arc::new(shared), rejection: ProblemJson }
+    }
+}
+
+impl<R> AuthLayer<R> {
+    fn change(mut self, change: impl FnOnce(&mut Shared)) -> Self {
+        change(Arc::make_mut(&mut self.shared));
+        self
+    }
+
+    /// Lets requests without any credential pass as nobody; a bad credential is still refused.
+    pub fn optional(self) -> Self {
+        self.change(|shared| shared.mode = ModeRule::Always(Mode::Optional))
+    }
+
+    /// Decides for each request whether it needs a credential. Decide by what cannot be written in two
+    /// ways: a path prefix is a bad rule where the router sees another path.
+    pub fn with_mode(self, mode: impl Fn(&RequestHead<'_>) -> Mode + Send + Sync + 'static) -> Self {
+        self.change(|shared| shared.mode = ModeRule::Custom(Arc::new(mode)))
+    }
+
+    /// Where credentials are read from; `X-API-Key` and `Authorization: Bearer` by default.
+    pub fn with_reader(self, reader: CredentialReader) -> Self {
+        self.change(|shared| shared.reader = reader)
+    }
+
+    /// Where the client's address comes from; the connection itself by default.
+    pub fn with_client_ip(self, source: impl ClientIp) -> Self {
+        self.change(|shared| shared.client_ip = Arc::new(source))
+    }
+
+    /// Lets CORS preflights through without a credential, off by default: `OPTIONS` with `Origin` and
+    /// `Access-Control-Request-Method`. The service must answer them itself.
+    pub fn pass_preflight(self, pass: bool) -> Self {
+        self.change(|shared| shared.pass_preflight = pass)
+    }
+
+    /// Refuses requests that did not come over HTTPS, off by default. A server that terminates TLS itself
+    /// marks its requests with [`OverTls`](crate::net::OverTls); behind a proxy, `X-Forwarded-Proto` of
+    /// [`TrustedProxies`](crate::net::TrustedProxies) counts.
+    pub fn require_https(self, require: bool) -> Self {
+        self.change(|shared| shared.require_https = require)
+    }
+
+    /// Sends an event for each accepted request as well; off by default, refusals are always sent.
+    pub fn report_accepted(self, report: bool) -> Self {
+        self.change(|shared| shared.report_accepted = report)
+    }
+
+    /// Where this layer's events go; by default where the authenticator's go.
+    pub fn with_audit(self, audit: Audit) -> Self {
+        self.change(|shared| shared.audit = audit)
+    }
+
+    /// The realm in `WWW-Authenticate`; `api` by default.
+    ///
+    /// # Errors
+    /// When it holds other than printable ASCII, or a quote or backslash.
+    pub fn with_realm(self, realm: &str) -> Result<Self, ConfigError> {
+        let plain = |b: u8| (b.is_ascii_graphic() || b == b' ') && b != b'"' && b != b'\\';
+        let scheme = self.shared.authenticator.challenge();
+        match Challenges::new(scheme, realm).filter(|_| realm.bytes().all(plain)) {
+            Some(challenges) => Ok(self.change(|shared| shared.challenges = challenges)),
+            None => Err(ConfigError::new("the realm must be printable ASCII without quotes and backslashes")),
+        }
+    }
+
+    /// How refusals look; see [`RejectionResponse`].
+    pub fn with_rejection<N>(self, rejection: N) -> AuthLayer<N> {
+        AuthLayer { shared: self.shared, rejection }
+    }
+}
+
+impl Clone for Shared {
+    fn clone(&self) -> Self {
+        Self {
+            authenticator: self.authenticator.clone(),
+            reader: self.reader.clone(),
+            client_ip: self.client_ip.clone(),
+            mode: self.mode.clone(),
+            challenges: self.challenges.clone(),
+            audit: self.audit.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<S, R: Clone> Layer<S> for AuthLayer<R> {
+    type Service = Auth<S, R>;
+
+    fn layer(&self, inner: S) -> Auth<S, R> {
+        Auth { inner, layer: self.clone() }
+    }
+}
+
+/// The service of [`AuthLayer`].
+#[derive(Clone)]
+pub struct Auth<S, R = ProblemJson> {
+    inner: S,
+    layer: AuthLayer<R>,
+}
+
+impl<S: fmt::Debug, R> fmt::Debug for Auth<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").field("inner", &self.inner).field("layer", &self.layer).finish()
+    }
+}
+
+impl<S, R, ReqBody, ResBody> Service<Request<ReqBody>> for Auth<S, R>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    R: RejectionResponse<ResBody>,
+{
+    type Response = Response<ResBody>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, R, ReqBody, ResBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let step = self.layer.shared.judge(&request);
+        match step {
+            Step::Accept(principal) => {
+                insert(&mut request, principal);
+                ResponseFuture::inner(self.inner.call(request))
+            }
+            Step::Anonymous => {
+                mark_anonymous(&mut request);
+                ResponseFuture::inner(self.inner.call(request))
+            }
+            Step::Refuse(error) => ResponseFuture::rejected(self.layer.refuse(&request, error)),
+            Step::Wait(verdict) => {
+                // The clone has not been asked whether it is ready; the service that was goes along.
+                let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
+                ResponseFuture::pending(Pending { verdict, request, inner, layer: self.layer.clone() })
+            }
+        }
+    }
+}
+
+/// What to do with a request.
+enum Step {
+    Accept(Principal),
+    Anonymous,
+    Refuse(AuthError),
+    Wait(crate::auth::PendingVerdict),
+}
+
+impl Shared {
+    #[inline]
+    fn judge<B>(&self, request: &Request<B>) -> Step {
+        if self.pass_preflight && is_preflight(request) {
+            return Step::Anonymous;
+        }
+        if self.require_https && !self.client_ip.is_https(request.headers(), request.extensions()) {
+            return Step::Refuse(AuthError::because(AuthErrorKind::Forbidden, Refusal::Insecure));
+        }
+        let head = match self.head(request) {
+            Ok(head) => head,
+            Err(error) => return Step::Refuse(error),
+        };
+        match self.authenticator.authenticate(&head) {
+            Verdict::Decided(Ok(principal)) => {
+                if self.report_accepted {
+                    self.report_access(&principal, &head);
+                }
+                Step::Accept(principal)
+            }
+            Verdict::Decided(Err(error)) => Step::Refuse(error),
+            Verdict::Pending(verdict) => Step::Wait(verdict),
+            Verdict::Abstain => self.without_verdict(&head),
+        }
+    }
+
+    #[inline]
+    fn head<'a, B>(&self, request: &'a Request<B>) -> Result<RequestHead<'a>, AuthError> {
+        let mut head = RequestHead::new(request);
+        head.presented = self.reader.read(head.method, head.uri, head.headers)?;
+        head.client_ip = self.client_ip.client_ip(head.headers, head.extensions);
+        Ok(head)
+    }
+
+    #[cold]
+    fn without_verdict(&self, head: &RequestHead<'_>) -> Step {
+        if head.presented.is_some() {
+            return Step::Refuse(AuthError::invalid(Refusal::UnknownKind));
+        }
+        let mode = match &self.mode {
+            ModeRule::Always(mode) => *mode,
+            ModeRule::Custom(rule) => rule(head),
+        };
+        match mode {
+            Mode::Optional => Step::Anonymous,
+            Mode::Required => Step::Refuse(AuthError::because(AuthErrorKind::Missing, Refusal::NoCredential)),
+        }
+    }
+
+    #[cold]
+    fn report_access(&self, principal: &Principal, head: &RequestHead<'_>) {
+        self.audit.emit(principal.event(EventKind::AccessGranted).in_request(head.request_id()));
+    }
+}
+
+impl<R> AuthLayer<R> {
+    pub(super) fn accepted<B>(&self, request: &mut Request<B>, principal: Principal) {
+        if self.shared.report_accepted {
+            self.shared.report_access(&principal, &RequestHead::new(request));
+        }
+        insert(request, principal);
+    }
+
+    /// Reports the refusal and makes the answer.
+    #[cold]
+    pub(super) fn refuse<B, ResBody>(&self, request: &Request<B>, error: AuthError) -> Response<ResBody>
+    where
+        R: RejectionResponse<ResBody>,
+    {
+        let mut head = RequestHead::new(request);
+        head.presented = self.shared.reader.read(head.method, head.uri, head.headers).ok().flatten();
+        let id = head.request_id().map_or_else(new_request_id, |id| Some(id.into()));
+        let client_ip = self.shared.client_ip.client_ip(head.headers, head.extensions);
+        let reason = error.reason().unwrap_or(Refusal::Policy);
+        let event = Event::new(EventKind::AccessRefused(reason)).token(error.token()).from_ip(client_ip);
+        let event = event.in_request(id.as_deref());
+        self.shared.audit.emit(match error.owner() {
+            Some(owner) => event.owned_by(owner),
+            None => event,
+        });
+        let id = id.and_then(|id| HeaderValue::from_str(&id).ok());
+        reject(&self.rejection, &self.shared.challenges, error, id)
+    }
+}
+
+#[inline]
+fn insert<B>(request: &mut Request<B>, principal: Principal) {
+    let extensions = request.extensions_mut();
+    extensions.insert(principal.user_id().clone());
+    extensions.insert(principal);
+}
+
+/// Nobody: also if an outer layer had said otherwise.
+fn mark_anonymous<B>(request: &mut Request<B>) {
+    let extensions = request.extensions_mut();
+    extensions.remove::<Principal>();
+    extensions.remove::<crate::UserId>();
+    extensions.insert(Anonymous);
+}
+
+/// What a browser sends before a request across origins (Fetch standard, section 3.2.2).
+fn is_preflight<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    request.method() == Method::OPTIONS
+        && headers.contains_key(header::ORIGIN)
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// An id to find a refusal in the log by.
+pub(super) fn new_request_id() -> Option<Box<str>> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).ok()?;
+    Some(uuid::Builder::from_random_bytes(random).into_uuid().to_string().into())
+}

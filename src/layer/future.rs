@@ -1,0 +1,103 @@
+//! The response future: nothing is boxed unless the verdict had to wait.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::{
+    auth::PendingVerdict,
+    layer::{auth::AuthLayer, rejection::RejectionResponse},
+};
+
+pin_project! {
+    /// The future of [`Auth`](crate::layer::Auth).
+    pub struct ResponseFuture<S, R, ReqBody, ResBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        #[pin]
+        state: State<S::Future, S, R, ReqBody, ResBody>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, S, R, ReqBody, ResBody> {
+        Inner { #[pin] future: F },
+        Rejected { response: Option<Response<ResBody>> },
+        Pending { pending: Option<Box<Pending<S, R, ReqBody>>> },
+    }
+}
+
+/// A request whose verdict has to wait. It is large and rare, so it is boxed along with its verdict.
+pub(super) struct Pending<S, R, ReqBody> {
+    pub(super) verdict: PendingVerdict,
+    pub(super) request: Request<ReqBody>,
+    pub(super) inner: S,
+    pub(super) layer: AuthLayer<R>,
+}
+
+impl<S: Service<Request<ReqBody>>, R, ReqBody, ResBody> ResponseFuture<S, R, ReqBody, ResBody> {
+    #[inline]
+    pub(super) fn inner(future: S::Future) -> Self {
+        Self { state: State::Inner { future } }
+    }
+
+    pub(super) fn rejected(response: Response<ResBody>) -> Self {
+        Self { state: State::Rejected { response: Some(response) } }
+    }
+
+    pub(super) fn pending(pending: Pending<S, R, ReqBody>) -> Self {
+        Self { state: State::Pending { pending: Some(Box::new(pending)) } }
+    }
+}
+
+impl<S, R, ReqBody, ResBody> Future for ResponseFuture<S, R, ReqBody, ResBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    R: RejectionResponse<ResBody>,
+{
+    type Output = Result<Response<ResBody>, S::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let future = match state.as_mut().project() {
+                StateProjection::Inner { future } => return future.poll(cx),
+                StateProjection::Rejected { response } => match response.take() {
+                    Some(response) => return Poll::Ready(Ok(response)),
+                    // Polled after it was done, which the contract of `Future` leaves open.
+                    None => return Poll::Pending,
+                },
+                StateProjection::Pending { pending: waiting } => {
+                    let Some(pending) = waiting.as_mut() else { return Poll::Pending };
+                    let verdict = ready!(pending.verdict.as_mut().poll(cx));
+                    let Some(pending) = waiting.take() else { return Poll::Pending };
+                    let Pending { mut request, mut inner, layer, .. } = *pending;
+                    match verdict {
+                        Ok(principal) => {
+                            layer.accepted(&mut request, principal);
+                            inner.call(request)
+                        }
+                        Err(error) => return Poll::Ready(Ok(layer.refuse(&request, error))),
+                    }
+                }
+            };
+            state.set(State::Inner { future });
+        }
+    }
+}
+
+impl<S: Service<Request<ReqBody>>, R, ReqBody, ResBody> fmt::Debug for ResponseFuture<S, R, ReqBody, ResBody> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,130 @@
+//! API-key authentication, ownership guards and the whole life of a key, as [tower] layers.
+//!
+//! A layer checks the key of each request, puts the owning user into the request's extensions, and guards
+//! what belongs to whom. Behind it stand a pluggable [`TokenStore`](store::TokenStore) and a
+//! [`TokenManager`] that issues, rotates and revokes keys, in your own process and your own database.
+//!
+//! [tower]: https://docs.rs/tower
+//!
+//! ```
+//! # #[cfg(all(feature = "api", feature = "sqlite"))] {
+//! use axum::{Router, body::Body, extract::Path, http::{Request, StatusCode}, routing::get};
+//! use keyward::{
+//!     AuthLayer, NotOwner, Owned, Principal, RequireLayer, TokenManager, UserId,
+//!     api, auth::ApiKeyAuth, manage::NewToken, store::MemoryStore,
+//! };
+//! use tower::ServiceExt;
+//!
+//! struct Job { owner: UserId }
+//! impl Owned for Job {
+//!     const KIND: &'static str = "job";
+//!     fn owner(&self) -> &UserId { &self.owner }
+//! }
+//!
+//! async fn job(me: Principal, Path(owner): Path<String>) -> Result<StatusCode, NotOwner> {
+//!     let found = UserId::new(owner).ok().map(|owner| Job { owner });
+//!     me.check(found)?; // somebody else's job: 404, and a security alert
+//!     Ok(StatusCode::OK)
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let tokens = TokenManager::new(MemoryStore::new());
+//! let app: Router = Router::new()
+//!     .route("/jobs/{owner}", get(job).layer(RequireLayer::scope("jobs:read")))
+//!     .nest("/api/keys", api::own_tokens(tokens.clone()))
+//!     .layer(AuthLayer::new(ApiKeyAuth::new(&tokens)));
+//!
+//! let alice = tokens.create(&UserId::new("alice")?, NewToken::named("laptop")).await?;
+//! let status = async |path: &str, key: Option<&str>| {
+//!     let request = Request::builder().uri(path);
+//!     let request = key.into_iter().fold(request, |request, key| request.header("x-api-key", key));
+//!     app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
+//! };
+//! assert_eq!(status("/jobs/alice", None).await, StatusCode::UNAUTHORIZED);
+//! assert_eq!(status("/jobs/alice", Some(alice.key.expose())).await, StatusCode::OK);
+//! assert_eq!(status("/jobs/bob", Some(alice.key.expose())).await, StatusCode::NOT_FOUND);
+//! assert_eq!(status("/api/keys", Some(alice.key.expose())).await, StatusCode::OK);
+//! # Ok(())
+//! # }
+//! # main().unwrap();
+//! # }
+//! ```
+//!
+//! # Words
+//!
+//! * **Token**: the stored record of a credential ([`token::TokenRecord`]); **API key**: the secret text
+//!   that a client presents ([`ApiKey`]). Only a digest of it is stored.
+//! * **Principal**: who a request acts as ([`Principal`]); **owner**: the user that a token or resource
+//!   belongs to ([`UserId`], [`Owned`]).
+//! * **Authenticator**: one way to check a credential ([`auth::Authenticator`]); its answer is a
+//!   **verdict**.
+//! * **Guard**: a check of ownership ([`OwnerLayer`], [`Principal::check`]); what passed is [`Checked`].
+//! * **Sink**: a receiver of audit events ([`event::AuditSink`]).
+//!
+//! # How a request is decided
+//!
+//! 1. Exactly one credential is read; two are refused ([`auth::CredentialReader`]).
+//! 2. Its shape and checksum are looked at, then it is hashed, once.
+//! 3. The cache knows the digest, or the store is asked, once for all who ask at the same time.
+//! 4. Lifetime, addresses and method are judged ([`token::decide`]).
+//! 5. The [`Principal`] goes into the request's extensions, or a refusal into the response's.
+//!
+//! A revoked key is refused from the moment that [`TokenManager::revoke`] returns in this process, and
+//! within the cache's bound (5 seconds, [`with_staleness`](manage::TokenManagerBuilder::with_staleness))
+//! in others. While the store is down, cached keys work within that bound, then answers are 503; nobody
+//! is let in by an error.
+//!
+//! # What this does not do
+//!
+//! It keeps no passwords and no sessions, terminates no TLS, and does not find your missing check: handlers
+//! must ask [`Principal::check`] or stand behind an [`OwnerLayer`].
+//!
+//! # Features
+//!
+//! None is on by default. They only add modules; none changes what another does.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `axum` | extractors for [`Principal`], [`UserId`] and [`Checked`]; errors as responses |
+//! | `api` | the key routes, mountable in an axum router |
+//! | `sqlite` | the embedded store on the system's SQLite, 3.51.3 or newer |
+//! | `sqlite-bundled` | the embedded store with SQLite compiled in |
+//! | `testing` | a settable clock, the store conformance suite, the isolation check |
+//! | `full` | all of them |
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "api")]
+pub mod api;
+pub mod auth;
+pub mod error;
+pub mod event;
+#[cfg(feature = "axum")]
+pub mod extract;
+pub mod id;
+pub mod layer;
+pub mod manage;
+pub mod net;
+pub mod principal;
+pub mod scope;
+pub mod secret;
+pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod time;
+pub mod token;
+
+pub use crate::{
+    error::{AuthError, AuthErrorKind, ConfigError, NotOwner},
+    id::{TokenId, UserId},
+    layer::{AuthLayer, OwnerLayer, RequireLayer},
+    manage::TokenManager,
+    principal::{AdminProof, Checked, Owned, Principal},
+    secret::ApiKey,
+    store::Owner,
+};
+
+/// The README's snippets compile as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -1,0 +1,157 @@
+//! The settings of a [`TokenManager`].
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use crate::{
+    error::ConfigError,
+    event::{Audit, AuditSink, TracingSink},
+    id::TokenIds,
+    manage::{Issuing, TokenManager},
+    principal::RoleDirectory,
+    secret::Pepper,
+    store::{
+        TokenLookup, TokenStore,
+        cache::TokenCache,
+        lookup::{Inner, UsageQueue},
+    },
+    time::{Clock, SystemClock},
+    token::{KeyFormat, Lifetimes},
+};
+
+/// Makes a [`TokenManager`] with other settings than the defaults.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyward::{TokenManager, store::MemoryStore, token::KeyFormat};
+///
+/// let tokens = TokenManager::builder(MemoryStore::new())
+///     .with_key_format(KeyFormat::new("acme_live")?)
+///     .with_staleness(Duration::from_secs(2))?
+///     .build();
+/// # let _ = tokens;
+/// # Ok::<(), keyward::ConfigError>(())
+/// ```
+#[must_use]
+pub struct TokenManagerBuilder {
+    store: Box<dyn TokenStore>,
+    format: KeyFormat,
+    pepper: Option<Pepper>,
+    lifetimes: Lifetimes,
+    clock: Arc<dyn Clock>,
+    sink: Box<dyn AuditSink>,
+    roles: Option<Arc<dyn RoleDirectory>>,
+    staleness: Duration,
+    capacity: usize,
+    max_active: Option<u32>,
+}
+
+impl fmt::Debug for TokenManagerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenManagerBuilder").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl TokenManagerBuilder {
+    pub(super) fn new(store: impl TokenStore) -> Self {
+        Self {
+            store: Box::new(store),
+            format: KeyFormat::default(),
+            pepper: None,
+            lifetimes: Lifetimes::default(),
+            clock: Arc::new(SystemClock),
+            sink: Box::new(TracingSink),
+            roles: None,
+            staleness: Duration::from_secs(5),
+            capacity: 100_000,
+            max_active: Some(100),
+        }
+    }
+
+    /// What new keys look like and which are accepted; `kw_live_…` by default.
+    pub fn with_key_format(mut self, format: KeyFormat) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// A secret mixed into all digests; none by default. Keys issued with another pepper, or without
+    /// one, are unknown afterwards.
+    pub fn with_pepper(mut self, pepper: Pepper) -> Self {
+        self.pepper = Some(pepper);
+        self
+    }
+
+    /// How long tokens live; by default 90 days renewed by use, 30 days idle, a year at most.
+    pub fn with_lifetimes(mut self, lifetimes: Lifetimes) -> Self {
+        self.lifetimes = lifetimes;
+        self
+    }
+
+    /// Where the time comes from; the system's clock by default.
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Where events go; [`TracingSink`] by default.
+    pub fn with_audit(mut self, sink: impl AuditSink) -> Self {
+        self.sink = Box::new(sink);
+        self
+    }
+
+    /// Which roles users have; by default a token carries the roles that it was made with.
+    pub fn with_roles(mut self, directory: impl RoleDirectory) -> Self {
+        self.roles = Some(Arc::new(directory));
+        self
+    }
+
+    /// For how long a verdict may be used without asking the store; 5 seconds. It bounds how long a
+    /// change by another process goes unseen when no notification arrives, and how long keys keep
+    /// working while the store is down. Zero asks the store for each request.
+    ///
+    /// # Errors
+    /// When it is longer than five minutes: revocation would be late.
+    pub fn with_staleness(mut self, bound: Duration) -> Result<Self, ConfigError> {
+        if bound > Duration::from_secs(300) {
+            return Err(ConfigError::new("the cache's staleness bound must not be longer than five minutes"));
+        }
+        self.staleness = bound;
+        Ok(self)
+    }
+
+    /// For how many valid tokens verdicts are kept, about; 100 000, at most 256 bytes each beyond names
+    /// and lists. With fewer than the tokens in use, the store is asked more often.
+    pub fn with_cache_capacity(mut self, tokens: usize) -> Self {
+        self.capacity = tokens;
+        self
+    }
+
+    /// How many active tokens a user may have; 100. `None` is no limit.
+    pub fn with_max_active(mut self, tokens: Option<u32>) -> Self {
+        self.max_active = tokens;
+        self
+    }
+
+    /// The manager.
+    #[must_use]
+    pub fn build(self) -> TokenManager {
+        let lookup = TokenLookup::new(Inner {
+            store: self.store,
+            cache: TokenCache::new(self.capacity, 16_384),
+            format: self.format,
+            pepper: self.pepper,
+            lifetimes: self.lifetimes,
+            audit: Audit::from_parts(self.sink, self.clock.clone()),
+            clock: self.clock,
+            roles: self.roles,
+            staleness: self.staleness,
+            usage: UsageQueue::default(),
+            store_down: AtomicBool::new(false),
+        });
+        let issuing = Issuing { ids: TokenIds::default(), max_active: self.max_active };
+        TokenManager::from_parts(lookup, issuing)
+    }
+}

@@ -1,0 +1,67 @@
+//! The rule that nobody hands out more than they have.
+
+use crate::{
+    net::IpList,
+    principal::{AuthMethod, Principal},
+    scope::{Grant, RoleSet},
+    time::UnixTime,
+};
+
+/// The rights of a token that is about to be made or changed.
+#[derive(Debug)]
+pub(crate) struct Rights<'a> {
+    pub(crate) scopes: &'a Grant,
+    /// The roles that it would carry now.
+    pub(crate) roles: &'a RoleSet,
+    /// Whether it would also carry roles that its owner gets later.
+    pub(crate) all_roles: bool,
+    pub(crate) allowed_ips: Option<&'a IpList>,
+}
+
+/// Whether the credential of `presented` has all of `rights` itself. Addresses count only for API keys:
+/// other credentials have no list.
+pub(crate) fn covers(presented: &Principal, rights: &Rights<'_>) -> bool {
+    let own = presented.credential();
+    let ips = match (rights.allowed_ips, own.allowed_ips.as_ref()) {
+        (_, None) => true,
+        (None, Some(_)) => false,
+        (Some(list), Some(own)) => list.is_subset_of(own),
+    };
+    let roles = rights.roles.is_subset_of(&own.roles) && (own.all_roles || !rights.all_roles);
+    rights.scopes.is_subset_of(&own.scopes) && roles && ips
+}
+
+/// The time that no token made or changed through this credential may pass.
+pub(crate) fn latest_end(presented: Option<&Principal>) -> UnixTime {
+    match presented {
+        Some(principal) if principal.method() == AuthMethod::ApiKey => principal.credential().hard_end,
+        _ => UnixTime::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{UserId, scope::ScopeSet};
+
+    fn presented(scopes: Grant, roles: &[&str]) -> Principal {
+        let user = UserId::new("alice").unwrap();
+        let builder = Principal::builder(AuthMethod::ApiKey, user).scopes(scopes);
+        builder.roles(RoleSet::new(roles).unwrap()).build()
+    }
+
+    #[test]
+    fn each_right_is_compared() {
+        let some = Grant::Only(ScopeSet::new(["jobs:*"]).unwrap());
+        let none = RoleSet::empty();
+        let admin = RoleSet::new(["admin"]).unwrap();
+        let list = IpList::new(["10.0.0.0/8"]).unwrap();
+        let rights = |scopes, roles, all_roles| Rights { scopes, roles, all_roles, allowed_ips: Some(&list) };
+        let limited = presented(some.clone(), &["admin"]);
+        assert!(covers(&limited, &rights(&some, &none, false)));
+        assert!(covers(&limited, &rights(&some, &admin, false)));
+        assert!(!covers(&limited, &rights(&Grant::All, &none, false)), "more scopes");
+        assert!(!covers(&presented(some.clone(), &[]), &rights(&some, &admin, false)), "more roles");
+        assert!(!covers(&limited, &rights(&some, &none, true)), "roles of the future");
+    }
+}

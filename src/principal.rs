@@ -1,0 +1,547 @@
+//! Who a request acts as, and the proofs that follow from it: [`Principal`], [`Checked`], [`AdminProof`].
+
+use std::{
+    fmt,
+    net::IpAddr,
+    ops::Deref,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use crate::{
+    error::{AuthError, AuthErrorKind, NotOwner, Refusal},
+    event::{Alert, Audit, Event, EventKind},
+    id::{TokenId, UserId},
+    net::IpList,
+    scope::{Grant, RoleSet},
+    secret::TokenDigest,
+    time::UnixTime,
+    token::TokenClass,
+};
+
+/// The role that [`Principal::admin`] asks for.
+pub const ADMIN_ROLE: &str = "admin";
+
+/// The authenticated caller of a request, as the layer left it in the request's extensions.
+///
+/// It comes from the layer alone: no header, no body and no handler can make one for a request. (An
+/// [`Authenticator`](crate::auth::Authenticator) of your own makes it with [`Principal::builder`].)
+/// Cloning is one atomic increment. With the feature `axum` it is an extractor.
+///
+/// ```
+/// use keyward::{Owned, Principal, UserId, principal::AuthMethod};
+///
+/// struct Job { owner: UserId }
+/// impl Owned for Job {
+///     const KIND: &'static str = "job";
+///     fn owner(&self) -> &UserId { &self.owner }
+/// }
+///
+/// # let (alice, bob) = (UserId::new("alice")?, UserId::new("bob")?);
+/// let me = Principal::builder(AuthMethod::ApiKey, alice.clone()).build();
+/// assert!(me.check(Job { owner: alice }).is_ok());
+/// assert!(me.check(Job { owner: bob }).is_err()); // and a security alert is on its way
+/// # Ok::<(), keyward::id::InvalidUserId>(())
+/// ```
+#[derive(Clone)]
+pub struct Principal {
+    credential: Arc<Credential>,
+    client_ip: Option<IpAddr>,
+    read_only: bool,
+}
+
+/// How a credential was verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AuthMethod {
+    /// An API key that keyward issued.
+    ApiKey,
+    /// An entry of a static list.
+    Static,
+    /// A scheme of the application's own.
+    Custom,
+}
+
+impl AuthMethod {
+    /// `api_key`, `static` or `custom`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api_key",
+            Self::Static => "static",
+            Self::Custom => "custom",
+        }
+    }
+}
+
+/// A verified credential: who it stands for and what it may do. Shared by all requests that present it.
+#[derive(Debug)]
+pub(crate) struct Credential {
+    /// What the cache finds it by; of no meaning for credentials that are not cached.
+    pub(crate) digest: TokenDigest,
+    pub(crate) user: UserId,
+    pub(crate) token: Option<TokenId>,
+    pub(crate) scopes: Grant,
+    pub(crate) roles: RoleSet,
+    /// Whether it carries whatever roles its user has, now and later.
+    pub(crate) all_roles: bool,
+    pub(crate) allowed_ips: Option<IpList>,
+    pub(crate) audit: Audit,
+    pub(crate) method: AuthMethod,
+    /// Allows safe methods only.
+    pub(crate) read_only: bool,
+    /// From when until when this verdict may be used without asking the store.
+    pub(crate) fresh_from: UnixTime,
+    pub(crate) fresh_until: UnixTime,
+    /// [`UnixTime::MAX`] if it never expires.
+    pub(crate) expires_at: UnixTime,
+    /// No key minted through this credential may live longer; [`UnixTime::MAX`] if there is no end.
+    pub(crate) hard_end: UnixTime,
+    /// Set if use renews it: the class whose lifetime counts.
+    pub(crate) rolling: Option<TokenClass>,
+    pub(crate) uses: Uses,
+}
+
+/// Use of one credential since it was last written to the store. Counting never waits and never
+/// allocates.
+#[derive(Debug, Default)]
+pub(crate) struct Uses {
+    count: AtomicU64,
+    last_used: AtomicI64,
+    /// The last address as 128 bits, IPv4 mapped; 0 while unknown.
+    ip: [AtomicU64; 2],
+    /// Held while `ip` is written or read as a whole.
+    ip_lock: Mutex<()>,
+    /// Whether this credential waits in the queue of those to be written.
+    pub(crate) queued: AtomicBool,
+}
+
+impl Uses {
+    #[inline]
+    pub(crate) fn count(&self, now: UnixTime, ip: Option<IpAddr>) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        if self.last_used.load(Ordering::Relaxed) < now.as_millis() {
+            self.last_used.store(now.as_millis(), Ordering::Relaxed);
+        }
+        if let Some(ip) = ip {
+            self.note_ip(ip);
+        }
+    }
+
+    #[inline]
+    fn note_ip(&self, ip: IpAddr) {
+        let bits = match ip {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let halves = [(bits >> 64) as u64, bits as u64];
+        let [high, low] = &self.ip;
+        if [high.load(Ordering::Relaxed), low.load(Ordering::Relaxed)] != halves {
+            // A writer that is already here has an address as new as ours.
+            if let Ok(_guard) = self.ip_lock.try_lock() {
+                high.store(halves[0], Ordering::Relaxed);
+                low.store(halves[1], Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What was counted and when it was last used, without forgetting it.
+    pub(crate) fn peek(&self) -> UseCount {
+        self.with_count(self.count.load(Ordering::Relaxed))
+    }
+
+    /// What was counted since the last call.
+    pub(crate) fn take(&self) -> UseCount {
+        self.queued.store(false, Ordering::Release);
+        self.with_count(self.count.swap(0, Ordering::Relaxed))
+    }
+
+    /// Gives back what [`take`](Self::take) took, because it could not be written.
+    pub(crate) fn restore(&self, count: u64) {
+        self.count.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn with_count(&self, count: u64) -> UseCount {
+        let guard = self.ip_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let [high, low] = &self.ip;
+        let bits = u128::from(high.load(Ordering::Relaxed)) << 64 | u128::from(low.load(Ordering::Relaxed));
+        drop(guard);
+        UseCount {
+            count,
+            last_used: UnixTime::from_millis(self.last_used.load(Ordering::Relaxed)),
+            ip: (bits != 0).then(|| IpAddr::V6(bits.into()).to_canonical()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UseCount {
+    pub(crate) count: u64,
+    pub(crate) last_used: UnixTime,
+    pub(crate) ip: Option<IpAddr>,
+}
+
+impl Principal {
+    /// Starts a principal for an authenticator of your own: `user` was verified by `method`. It has
+    /// every scope and no role until told otherwise.
+    #[must_use]
+    pub fn builder(method: AuthMethod, user: UserId) -> PrincipalBuilder {
+        PrincipalBuilder {
+            credential: Credential {
+                digest: TokenDigest::from_bytes([0; 32]),
+                user,
+                token: None,
+                scopes: Grant::All,
+                roles: RoleSet::empty(),
+                all_roles: false,
+                allowed_ips: None,
+                audit: Audit::default(),
+                method,
+                read_only: false,
+                fresh_from: UnixTime::EPOCH,
+                fresh_until: UnixTime::MAX,
+                expires_at: UnixTime::MAX,
+                hard_end: UnixTime::MAX,
+                rolling: None,
+                uses: Uses::default(),
+            },
+            client_ip: None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn new(credential: Arc<Credential>, client_ip: Option<IpAddr>) -> Self {
+        let read_only = credential.read_only;
+        Self { credential, client_ip, read_only }
+    }
+
+    /// The user that the request acts as, and who owns what it creates.
+    #[must_use]
+    #[inline]
+    pub fn user_id(&self) -> &UserId {
+        &self.credential.user
+    }
+
+    /// How the credential was verified.
+    #[must_use]
+    pub fn method(&self) -> AuthMethod {
+        self.credential.method
+    }
+
+    /// The stored token that was presented; `None` for credentials that are not stored tokens.
+    #[must_use]
+    pub fn token_id(&self) -> Option<TokenId> {
+        self.credential.token
+    }
+
+    /// The scopes of the credential.
+    #[must_use]
+    pub fn scopes(&self) -> &Grant {
+        &self.credential.scopes
+    }
+
+    /// Whether the credential has `scope`, by name or by wildcard.
+    #[must_use]
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.credential.scopes.allows(scope)
+    }
+
+    /// The roles that the credential carries and its user still has.
+    #[must_use]
+    pub fn roles(&self) -> &RoleSet {
+        &self.credential.roles
+    }
+
+    /// Whether the credential carries `role`.
+    #[must_use]
+    pub fn has_role(&self, role: &str) -> bool {
+        self.credential.roles.contains(role)
+    }
+
+    /// When the credential expires, if it does.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<UnixTime> {
+        Some(self.credential.expires_at).filter(|at| *at < UnixTime::MAX)
+    }
+
+    /// The client's address, if it is known.
+    #[must_use]
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.client_ip
+    }
+
+    /// Whether the credential is in its grace period and good for safe methods only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Makes sure that `resource` belongs to this user. `None` stands for a resource that was not found.
+    ///
+    /// # Errors
+    /// [`NotOwner`] when there is no resource, or it is somebody else's: then an alert
+    /// ([`Alert::ForeignAccess`]) has been raised as well.
+    pub fn check<T: Owned>(&self, resource: impl Into<Option<T>>) -> Result<Checked<T>, NotOwner> {
+        let resource = resource.into().ok_or(NotOwner)?;
+        if resource.owner() == self.user_id() {
+            return Ok(Checked(resource));
+        }
+        self.alert_foreign(resource.owner(), T::KIND);
+        Err(NotOwner)
+    }
+
+    /// Keeps of `resources` what belongs to this user. Others are dropped, each with an alert
+    /// ([`Alert::ForeignRecord`]): a query that should have been limited to the user was not.
+    pub fn verify_all<T: Owned>(&self, resources: impl IntoIterator<Item = T>) -> Vec<Checked<T>> {
+        let mut own = Vec::new();
+        for resource in resources {
+            if resource.owner() == self.user_id() {
+                own.push(Checked(resource));
+            } else {
+                let event = self.event(EventKind::Alert(Alert::ForeignRecord));
+                self.audit().emit(event.owned_by(resource.owner()).because(T::KIND));
+            }
+        }
+        own
+    }
+
+    pub(crate) fn alert_foreign(&self, owner: &UserId, kind: &str) {
+        let event = self.event(EventKind::Alert(Alert::ForeignAccess));
+        self.audit().emit(event.owned_by(owner).because(kind));
+    }
+
+    /// The proof that this caller is an administrator, for acting on what is not theirs. It is audited
+    /// at once, with `reason`.
+    ///
+    /// # Errors
+    /// [`AuthErrorKind::Forbidden`] when the credential does not carry the role `admin`.
+    pub fn admin(&self, reason: impl AsRef<str>) -> Result<AdminProof, AuthError> {
+        if !self.has_role(ADMIN_ROLE) {
+            return Err(AuthError::because(AuthErrorKind::Forbidden, Refusal::MissingRole)
+                .about(self.token_id(), Some(self.user_id())));
+        }
+        let reason = limit_reason(reason.as_ref());
+        self.audit().emit(self.event(EventKind::AdminOverride).because(&reason));
+        Ok(AdminProof { actor: self.user_id().clone(), reason, principal: Some(self.clone()) })
+    }
+
+    /// An event about this caller.
+    pub(crate) fn event(&self, kind: EventKind) -> Event {
+        Event::new(kind).by(self.user_id()).token(self.token_id()).from_ip(self.client_ip)
+    }
+
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.credential.audit
+    }
+
+    pub(crate) fn credential(&self) -> &Credential {
+        &self.credential
+    }
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Principal")
+            .field("user_id", self.user_id())
+            .field("method", &self.method())
+            .field("token_id", &self.token_id())
+            .field("scopes", self.scopes())
+            .field("roles", self.roles())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a [`Principal`] in an authenticator of your own; see [`Principal::builder`].
+#[must_use]
+#[derive(Debug)]
+pub struct PrincipalBuilder {
+    credential: Credential,
+    client_ip: Option<IpAddr>,
+}
+
+impl PrincipalBuilder {
+    /// The scopes of the credential; everything by default.
+    pub fn scopes(mut self, scopes: Grant) -> Self {
+        self.credential.scopes = scopes;
+        self
+    }
+
+    /// The roles of the credential; none by default.
+    pub fn roles(mut self, roles: RoleSet) -> Self {
+        self.credential.roles = roles;
+        self
+    }
+
+    /// When the credential expires; never by default.
+    pub fn expires_at(mut self, at: UnixTime) -> Self {
+        self.credential.expires_at = at;
+        self
+    }
+
+    /// The client's address; unknown by default.
+    pub fn client_ip(mut self, ip: Option<IpAddr>) -> Self {
+        self.client_ip = ip;
+        self
+    }
+
+    /// Where this principal's alerts go; [`tracing`] by default.
+    pub fn audit(mut self, audit: Audit) -> Self {
+        self.credential.audit = audit;
+        self
+    }
+
+    /// The credential itself, found by `digest`, with whatever roles its user has.
+    pub(crate) fn into_credential(self, digest: TokenDigest) -> Credential {
+        Credential { digest, all_roles: true, ..self.credential }
+    }
+
+    /// The principal.
+    #[must_use]
+    pub fn build(self) -> Principal {
+        Principal::new(Arc::new(self.credential), self.client_ip)
+    }
+}
+
+/// A resource that belongs to one user.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say whom it belongs to",
+    note = "implement `keyward::Owned` for it: its kind, for alerts, and its owner's `UserId`"
+)]
+pub trait Owned {
+    /// What such a resource is called in alerts, for example `job`.
+    const KIND: &'static str;
+
+    /// The user that it belongs to.
+    fn owner(&self) -> &UserId;
+}
+
+/// A resource that was found to belong to the caller. Only a check makes one, so a function that takes
+/// `Checked<Job>` cannot be called with somebody else's job.
+///
+/// ```compile_fail
+/// fn forge<T>(resource: T) -> keyward::Checked<T> {
+///     keyward::Checked(resource) // the field is private
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked<T>(T);
+
+impl<T> Checked<T> {
+    /// The resource itself.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> Deref for Checked<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// The proof that an administrator acts, and why. A store cannot be asked for tokens of all users
+/// without one.
+///
+/// ```
+/// use keyward::AdminProof;
+///
+/// let proof = AdminProof::operator("backup job", "nightly count")?;
+/// assert_eq!(proof.reason(), "nightly count");
+/// # Ok::<(), keyward::id::InvalidUserId>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct AdminProof {
+    actor: UserId,
+    reason: Box<str>,
+    /// Who presented a credential for it; an operator presents none.
+    principal: Option<Principal>,
+}
+
+impl AdminProof {
+    /// The proof of somebody who operates the program itself: a command line, a maintenance task, a
+    /// test. Its use is audited under `name` with `reason`.
+    ///
+    /// # Errors
+    /// When `name` could not be a user id.
+    pub fn operator(name: &str, reason: &str) -> Result<Self, crate::id::InvalidUserId> {
+        Ok(Self { actor: UserId::new(name)?, reason: limit_reason(reason), principal: None })
+    }
+
+    /// keyward's own look at a store, to tell a foreign token from an absent one.
+    pub(crate) fn internal(reason: &str) -> Self {
+        let actor = UserId::from_valid("keyward:system".to_owned());
+        Self { actor, reason: reason.into(), principal: None }
+    }
+
+    /// Who acts.
+    #[must_use]
+    pub fn actor(&self) -> &UserId {
+        &self.actor
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+}
+
+/// At most 200 characters, none of which could forge a log line.
+fn limit_reason(reason: &str) -> Box<str> {
+    reason.chars().filter(|c| !crate::id::is_unprintable(*c)).take(200).collect::<String>().into()
+}
+
+/// Says which roles a user has at the moment, for example from a list of administrators.
+///
+/// With one in place a credential's roles are limited to it: a key never carries a role that its owner
+/// no longer has.
+///
+/// ```
+/// use keyward::{UserId, principal::RoleDirectory, scope::RoleSet};
+///
+/// let admins = |user: &UserId| match user.as_str() {
+///     "alice" => RoleSet::new(["admin"]).unwrap_or_else(|_| RoleSet::empty()),
+///     _ => RoleSet::empty(),
+/// };
+/// assert!(admins.roles_of(&UserId::new("alice")?).contains("admin"));
+/// # Ok::<(), keyward::id::InvalidUserId>(())
+/// ```
+pub trait RoleDirectory: Send + Sync + 'static {
+    /// The roles of `user`. Called when a credential is loaded, not for each request.
+    fn roles_of(&self, user: &UserId) -> RoleSet;
+}
+
+impl<F: Fn(&UserId) -> RoleSet + Send + Sync + 'static> RoleDirectory for F {
+    fn roles_of(&self, user: &UserId) -> RoleSet {
+        self(user)
+    }
+}
+
+/// The roles that a credential of `user` with `grant` carries: what the directory gives the user, within
+/// the grant; without a directory what the grant itself names.
+pub(crate) fn effective_roles(
+    directory: Option<&dyn RoleDirectory>,
+    user: &UserId,
+    grant: &Grant<RoleSet>,
+) -> RoleSet {
+    match (directory.map(|directory| directory.roles_of(user)), grant) {
+        (Some(held), Grant::All) => held,
+        (Some(held), Grant::Only(granted)) => held.intersection(granted),
+        (None, Grant::Only(granted)) => granted.clone(),
+        (None, Grant::All) => RoleSet::empty(),
+    }
+}
+
+/// Left in the extensions of a request that an optional layer let through without a credential, so that
+/// extractors can tell "nobody" from "no layer".
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Anonymous;

@@ -1,0 +1,372 @@
+//! From a presented key to a verdict: the cache, the store behind it, and the count of uses.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    error::{AuthError, AuthErrorKind, Refusal},
+    event::{Alert, Audit, Event},
+    principal::{AuthMethod, Credential, RoleDirectory, Uses, effective_roles},
+    scope::Grant,
+    secret::{Pepper, TokenDigest},
+    store::{
+        Owner, StoreError, StoreErrorKind, TokenStore, Usage,
+        cache::{Cached, Dead, Entered, Found, TokenCache},
+    },
+    time::{Clock, UnixTime},
+    token::{
+        Access, KeyFormat, Lifetimes, RequestClass, Shape, TokenRecord, decide, hard_end, renewed_expiry,
+    },
+};
+
+/// For how long a refusal is remembered.
+const NEGATIVE_BOUND: Duration = Duration::from_secs(1);
+
+/// How long a request waits for the store at most.
+const STORE_TIMEOUT: Duration = Duration::from_millis(4500);
+
+/// How often uses are written, at most.
+pub(crate) const USAGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Finds the credential of a key, in the cache or in the store, and counts its use. A
+/// [`TokenManager`](crate::TokenManager) converts into it, for
+/// [`ApiKeyAuth`](crate::auth::ApiKeyAuth). Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct TokenLookup(Arc<Inner>);
+
+/// Everything that a lookup is made of.
+pub(crate) struct Inner {
+    pub(crate) store: Box<dyn TokenStore>,
+    pub(crate) cache: TokenCache,
+    pub(crate) format: KeyFormat,
+    pub(crate) pepper: Option<Pepper>,
+    pub(crate) lifetimes: Lifetimes,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) audit: Audit,
+    pub(crate) roles: Option<Arc<dyn RoleDirectory>>,
+    /// For how long a verdict may be used without asking the store.
+    pub(crate) staleness: Duration,
+    pub(crate) usage: UsageQueue,
+    pub(crate) store_down: AtomicBool,
+}
+
+/// Credentials with uses that are not written yet.
+#[derive(Debug, Default)]
+pub(crate) struct UsageQueue {
+    pending: Mutex<Vec<Arc<Credential>>>,
+    /// Held while a batch is written.
+    writing: tokio::sync::Mutex<()>,
+    last_write: AtomicI64,
+    /// Whether the background future runs.
+    pub(crate) attended: AtomicBool,
+    warned: AtomicBool,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenLookup")
+            .field("store", &self.store)
+            .field("staleness", &self.staleness)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TokenLookup {
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    #[inline]
+    pub(crate) fn shape(&self, presented: &[u8]) -> Shape {
+        self.0.format.shape(presented)
+    }
+
+    #[inline]
+    pub(crate) fn digest(&self, key: &[u8]) -> TokenDigest {
+        match &self.0.pepper {
+            None => TokenDigest::of(key),
+            Some(pepper) => pepper.digest(key),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn now(&self) -> UnixTime {
+        self.0.clock.now()
+    }
+
+    /// The verdict that the cache has, without waiting.
+    #[inline]
+    pub(crate) fn cached(&self, digest: &TokenDigest, now: UnixTime) -> Cached {
+        self.0.cache.get(digest, now)
+    }
+
+    /// Counts one accepted request.
+    #[inline]
+    pub(crate) fn count_use(&self, credential: &Arc<Credential>, now: UnixTime, ip: Option<IpAddr>) {
+        credential.uses.count(now, ip);
+        if !credential.uses.queued.load(Ordering::Relaxed) {
+            self.0.usage.push_if_free(credential);
+        }
+    }
+
+    /// Asks the store, once for all who ask at the same time, and within five seconds.
+    pub(crate) async fn load(&self, digest: TokenDigest) -> Result<Arc<Credential>, AuthError> {
+        let found = tokio::time::timeout(STORE_TIMEOUT, self.find(&digest)).await;
+        let found = found.unwrap_or_else(|_| {
+            self.0.timed_out();
+            Found::Failed
+        });
+        match found {
+            Found::Live(credential) => Ok(credential),
+            Found::Dead(dead) => Err(dead.error()),
+            Found::Failed => Err(AuthError::because(AuthErrorKind::Unavailable, Refusal::StoreUnavailable)),
+        }
+    }
+
+    async fn find(&self, digest: &TokenDigest) -> Found {
+        loop {
+            match self.0.cache.enter(digest, self.now()) {
+                Entered::Found(found) => return found,
+                Entered::Follow(mut flight) => {
+                    if let Ok(found) = flight.wait_for(Option::is_some).await
+                        && let Some(found) = found.clone()
+                    {
+                        return found;
+                    }
+                }
+                Entered::Lead(lead) => {
+                    self.0.write_unattended_usage().await;
+                    let found = self.0.ask_store(digest).await;
+                    if let Some(displaced) = lead.finish(found.clone()) {
+                        self.0.usage.push_used(displaced);
+                    }
+                    return found;
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn ask_store(&self, digest: &TokenDigest) -> Found {
+        let asked_at = self.clock.now();
+        match self.watch(self.store.find(digest).await) {
+            Err(_) => Found::Failed,
+            Ok(Some(record)) if record.digest == *digest => self.judge(&record, asked_at),
+            Ok(Some(record)) => {
+                let event = Event::alert(Alert::ForeignRecord).owned_by(&record.owner).token(record.id);
+                self.audit.emit(event.because("the store returned a record of another digest"));
+                Found::Dead(Arc::new(self.dead(*digest, Refusal::Unknown, None, asked_at)))
+            }
+            Ok(None) => Found::Dead(Arc::new(self.dead(*digest, Refusal::Unknown, None, asked_at))),
+        }
+    }
+
+    /// The verdict over a record, good for the staleness bound or until the record's state changes.
+    fn judge(&self, record: &TokenRecord, now: UnixTime) -> Found {
+        let policy = self.lifetimes.policy(record.class);
+        let decision = decide(record, policy, now, RequestClass::Safe);
+        let access = match decision.access() {
+            Ok(access) => access,
+            Err(reason) => {
+                let dead = self.dead(record.digest, reason, Some(record), now);
+                let fresh_until = dead.fresh_until.min(decision.until());
+                return Found::Dead(Arc::new(Dead { fresh_until, ..dead }));
+            }
+        };
+        Found::Live(Arc::new(Credential {
+            digest: record.digest,
+            user: record.owner.clone(),
+            token: Some(record.id),
+            scopes: record.scopes.clone(),
+            roles: effective_roles(self.roles.as_deref(), &record.owner, &record.roles),
+            all_roles: record.roles == Grant::All,
+            allowed_ips: record.allowed_ips.clone(),
+            audit: self.audit.clone(),
+            method: AuthMethod::ApiKey,
+            read_only: access == Access::ReadOnly,
+            fresh_from: now,
+            fresh_until: now.saturating_add(self.staleness).min(decision.until()),
+            expires_at: record.expires_at.unwrap_or(UnixTime::MAX),
+            hard_end: hard_end(record, policy),
+            rolling: record.rolling.then_some(record.class),
+            uses: Uses::default(),
+        }))
+    }
+
+    fn dead(&self, digest: TokenDigest, reason: Refusal, record: Option<&TokenRecord>, now: UnixTime) -> Dead {
+        Dead {
+            digest,
+            reason,
+            token: record.map(|record| record.id),
+            owner: record.map(|record| record.owner.clone()),
+            fresh_from: now,
+            fresh_until: now.saturating_add(NEGATIVE_BOUND.min(self.staleness)),
+        }
+    }
+
+    /// Passes a store's answer on, and raises an alert when the store stops or starts to answer.
+    pub(crate) fn watch<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        let down = match &answer {
+            Ok(_) => false,
+            Err(error) => match error.kind() {
+                StoreErrorKind::Unavailable | StoreErrorKind::Corrupt | StoreErrorKind::Incompatible => true,
+                _ => false,
+            },
+        };
+        if self.store_down.load(Ordering::Relaxed) != down && self.store_down.swap(down, Ordering::Relaxed) != down {
+            let event = match &answer {
+                Err(error) => Event::alert(Alert::StoreUnavailable).because(&error.to_string()),
+                Ok(_) => Event::alert(Alert::StoreRecovered),
+            };
+            self.audit.emit(event);
+        }
+        answer
+    }
+
+    pub(crate) fn timed_out(&self) -> StoreError {
+        let error = StoreError::new(StoreErrorKind::Unavailable, "no answer in time");
+        self.watch::<()>(Err(error.clone())).err().unwrap_or(error)
+    }
+
+    /// Forgets what the cache knows of `digest`; uses that it counted are kept for writing.
+    pub(crate) fn invalidate(&self, digest: &TokenDigest) {
+        if let Some(credential) = self.cache.invalidate(digest) {
+            self.usage.push_used(credential);
+        }
+    }
+
+    pub(crate) fn invalidate_all(&self) {
+        for credential in self.cache.invalidate_all() {
+            self.usage.push_used(credential);
+        }
+    }
+
+    /// Adds to `record` what is counted and not written yet.
+    pub(crate) fn add_unwritten_use(&self, record: &mut TokenRecord) {
+        if let Some(credential) = self.cache.peek(&record.digest) {
+            self.usage_of(&credential, credential.uses.peek()).into_iter().for_each(|usage| usage.apply(record));
+        }
+    }
+
+    /// Writes what was counted, in one batch. What cannot be written is kept for the next one.
+    pub(crate) async fn write_usage(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.usage.writing.lock().await;
+        let mut taken = Taken { queue: &self.usage, credentials: Vec::new() };
+        let mut batch = Vec::new();
+        for credential in self.usage.take() {
+            let counted = credential.uses.take();
+            batch.extend(self.usage_of(&credential, counted));
+            taken.credentials.push((credential, counted.count));
+        }
+        self.usage.last_write.store(self.clock.now().as_millis(), Ordering::Relaxed);
+        if !batch.is_empty() {
+            self.watch(self.store.record_usage(&batch).await)?;
+        }
+        taken.credentials.clear();
+        Ok(())
+    }
+
+    fn usage_of(&self, credential: &Credential, counted: crate::principal::UseCount) -> Option<Usage> {
+        let mut usage = Usage::new(credential.token?, counted.count, counted.last_used);
+        usage.ip = counted.ip;
+        usage.renewed_to = credential.rolling.and_then(|class| {
+            let policy = self.lifetimes.policy(class);
+            renewed_expiry(credential.expires_at, credential.hard_end, policy, counted.last_used)
+        });
+        (counted.count > 0).then_some(usage)
+    }
+
+    /// Writes uses along with other work while nobody runs the background future, so that a key in daily
+    /// use does not die of idleness. The time of the last use must be known before a record is judged.
+    pub(crate) async fn write_unattended_usage(&self) {
+        let usage = &self.usage;
+        let since = self.clock.now().since(UnixTime::from_millis(usage.last_write.load(Ordering::Relaxed)));
+        if usage.attended.load(Ordering::Relaxed) || since < USAGE_INTERVAL || usage.is_empty() {
+            return;
+        }
+        if !usage.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "nobody runs `TokenManager::run`: the use of keys is written along with other work, and \
+                 changes by other processes are seen only when the cache's bound is over; spawn it at start"
+            );
+        }
+        // A failure has raised its alert, and the uses wait for the next time.
+        let _ = tokio::time::timeout(STORE_TIMEOUT / 4, self.write_usage()).await;
+    }
+}
+
+impl UsageQueue {
+    /// Notes that `credential` has uses, unless somebody holds the list: then the next use does.
+    #[cold]
+    fn push_if_free(&self, credential: &Arc<Credential>) {
+        if let Ok(mut pending) = self.pending.try_lock()
+            && !credential.uses.queued.swap(true, Ordering::AcqRel)
+        {
+            pending.push(credential.clone());
+        }
+    }
+
+    /// Notes a credential that leaves the cache, if it has uses that nobody noted.
+    fn push_used(&self, credential: Arc<Credential>) {
+        if credential.uses.peek().count > 0 && !credential.uses.queued.swap(true, Ordering::AcqRel) {
+            self.lock().push(credential);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Credential>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// What is noted. The list keeps its room, so that requests need not make it grow again.
+    fn take(&self) -> Vec<Arc<Credential>> {
+        let mut pending = self.lock();
+        let room = Vec::with_capacity(pending.capacity());
+        std::mem::replace(&mut *pending, room)
+    }
+}
+
+/// Uses that were taken to be written; dropped before they are, they go back.
+struct Taken<'a> {
+    queue: &'a UsageQueue,
+    credentials: Vec<(Arc<Credential>, u64)>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        for (credential, count) in self.credentials.drain(..) {
+            credential.uses.restore(count);
+            self.queue.push_used(credential);
+        }
+    }
+}
+
+/// A record that a store returned for `owner`, if it really is theirs; otherwise it is dropped with an
+/// alert.
+pub(crate) fn verify_owner(audit: &Audit, owner: Owner<'_>, record: TokenRecord) -> Option<TokenRecord> {
+    if owner.includes(&record.owner) {
+        return Some(record);
+    }
+    let event = Event::alert(Alert::ForeignRecord).owned_by(&record.owner).token(record.id);
+    let event = match owner {
+        Owner::User(user) => event.by(user),
+        Owner::Any(proof) => event.by(proof.actor()),
+    };
+    audit.emit(event.because("the store returned a record of another owner"));
+    None
+}

@@ -1,0 +1,150 @@
+//! A store that forgets everything with the process.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    id::{TokenId, UserId},
+    secret::TokenDigest,
+    store::{Change, Owner, Page, Rotation, StoreError, StoreErrorKind, TokenStore, Usage},
+    time::UnixTime,
+    token::TokenRecord,
+};
+
+/// Keeps tokens in memory: for tests, and for services that issue their keys anew at each start.
+///
+/// ```
+/// use keyward::{TokenManager, store::MemoryStore};
+///
+/// let tokens = TokenManager::new(MemoryStore::new());
+/// # let _ = tokens;
+/// ```
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    tokens: RwLock<Tokens>,
+}
+
+#[derive(Debug, Default)]
+struct Tokens {
+    by_id: BTreeMap<TokenId, TokenRecord>,
+    ids: HashMap<TokenDigest, TokenId>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tokens> {
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tokens> {
+        self.tokens.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tokens {
+    fn insert(&mut self, record: &TokenRecord) -> Result<(), StoreError> {
+        if self.by_id.contains_key(&record.id) || self.ids.contains_key(&record.digest) {
+            return Err(StoreErrorKind::Duplicate.into());
+        }
+        self.ids.insert(record.digest, record.id);
+        self.by_id.insert(record.id, record.clone());
+        Ok(())
+    }
+
+    fn get_mut(&mut self, owner: Owner<'_>, id: TokenId) -> Option<&mut TokenRecord> {
+        self.by_id.get_mut(&id).filter(|record| owner.includes(&record.owner))
+    }
+
+    fn of<'a>(&'a self, owner: Owner<'a>) -> impl DoubleEndedIterator<Item = &'a TokenRecord> {
+        self.by_id.values().filter(move |record| owner.includes(&record.owner))
+    }
+}
+
+#[async_trait]
+impl TokenStore for MemoryStore {
+    async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError> {
+        let mut tokens = self.write();
+        let now = record.created_at;
+        let active = || tokens.of(Owner::User(&record.owner)).filter(|other| other.counts_as_active(now)).count();
+        if limit.is_some_and(|limit| active() >= limit as usize) {
+            return Err(StoreErrorKind::LimitReached.into());
+        }
+        tokens.insert(record)
+    }
+
+    async fn find(&self, digest: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
+        let tokens = self.read();
+        Ok(tokens.ids.get(digest).and_then(|id| tokens.by_id.get(id)).cloned())
+    }
+
+    async fn get(&self, owner: Owner<'_>, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
+        Ok(self.read().by_id.get(&id).filter(|record| owner.includes(&record.owner)).cloned())
+    }
+
+    async fn list(&self, owner: Owner<'_>, page: Page) -> Result<Vec<TokenRecord>, StoreError> {
+        let tokens = self.read();
+        let older = tokens.of(owner).rev().filter(|record| page.before.is_none_or(|before| record.id < before));
+        Ok(older.take(page.limit as usize).cloned().collect())
+    }
+
+    async fn count(&self, owner: Owner<'_>) -> Result<u64, StoreError> {
+        Ok(self.read().of(owner).filter(|record| record.revoked_at.is_none()).count() as u64)
+    }
+
+    async fn update(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        change: &Change,
+    ) -> Result<Option<TokenRecord>, StoreError> {
+        let mut tokens = self.write();
+        let Some(record) = tokens.get_mut(owner, id) else { return Ok(None) };
+        change.apply(record)?;
+        Ok(Some(record.clone()))
+    }
+
+    async fn rotate(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        rotation: &Rotation,
+    ) -> Result<Option<TokenRecord>, StoreError> {
+        let mut tokens = self.write();
+        let Some(record) = tokens.get_mut(owner, id) else { return Ok(None) };
+        let mut old = record.clone();
+        rotation.apply(&mut old)?;
+        tokens.insert(&rotation.successor)?;
+        tokens.by_id.insert(id, old.clone());
+        Ok(Some(old))
+    }
+
+    async fn revoke_all(&self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        let mut tokens = self.write();
+        let own = tokens.by_id.values_mut().filter(|record| record.owner == *owner && record.revoked_at.is_none());
+        let mut revoked = Vec::new();
+        for record in own {
+            Change::revoke(at).apply(record)?;
+            revoked.push(record.digest);
+        }
+        Ok(revoked)
+    }
+
+    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
+        let mut tokens = self.write();
+        for usage in batch {
+            if let Some(record) = tokens.by_id.get_mut(&usage.id) {
+                usage.apply(record);
+            }
+        }
+        Ok(())
+    }
+}

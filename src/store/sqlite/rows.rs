@@ -1,0 +1,211 @@
+//! Token records as table rows and back.
+//!
+//! Each row carries a seal, eight bytes of SHA-256 over its values, since SQLite does not notice when a
+//! disk changes a value: a token must not lose its revocation or gain a scope that way.
+
+use std::net::IpAddr;
+
+use rusqlite::{
+    Row,
+    types::{Value, ValueRef},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+use super::failure::Failure;
+use crate::{
+    id::{TokenId, UserId},
+    secret::TokenDigest,
+    time::UnixTime,
+    token::{Metadata, TokenClass, TokenRecord},
+};
+
+/// How many of the columns of [`select!`] are covered by the seal as they stand.
+const FIXED: usize = 19;
+
+/// The columns that [`decode`] reads, and where from.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT t.id, t.digest, t.user_id, t.name, t.class, t.scopes, t.roles, t.allowed_ips, t.metadata, \
+             t.hint, t.created_at, t.created_ip, t.created_by, t.rolling, t.hard_end, t.disabled_at, \
+             t.revoked_at, t.successor, t.revision, t.expires_at, t.seal, \
+             u.last_used, u.last_used_ip, u.request_count, u.seal, t.n \
+             FROM tokens AS t LEFT JOIN usage AS u ON u.n = t.n ",
+            $rest
+        )
+    };
+}
+pub(super) use select;
+
+/// The values of a row of `tokens` after `n`, in the order of the table.
+pub(super) fn encode_token(record: &TokenRecord) -> Result<Vec<Value>, Failure> {
+    let mut values = fixed(record)?;
+    let seal = seal(values.iter().map(ValueRef::from)) ^ seal_of_expiry(record.id, record.expires_at);
+    values.extend([time(record.expires_at), Value::Integer(seal)]);
+    Ok(values)
+}
+
+/// The values of a row of `usage` after `n`, in the order of the table.
+pub(super) fn encode_usage(record: &TokenRecord) -> [Value; 4] {
+    let (last_used, ip) = (time(record.last_used), address(record.last_used_ip));
+    let count = Value::Integer(record.request_count.cast_signed());
+    let seal = seal_of_usage(record.id, [&last_used, &ip, &count].map(ValueRef::from));
+    [last_used, ip, count, Value::Integer(seal)]
+}
+
+fn fixed(record: &TokenRecord) -> Result<Vec<Value>, Failure> {
+    let id = |id: TokenId| Value::Blob(id.into_bytes().to_vec());
+    Ok(vec![
+        id(record.id),
+        Value::Blob(record.digest.as_bytes().to_vec()),
+        Value::Text(record.owner.as_str().to_owned()),
+        Value::Text(record.name.to_string()),
+        Value::Text(record.class.as_str().to_owned()),
+        json(&record.scopes)?,
+        json(&record.roles)?,
+        json(&record.allowed_ips)?,
+        json(&Some(&record.metadata).filter(|metadata| !metadata.is_empty()))?,
+        Value::Text(record.hint.to_string()),
+        time(Some(record.created_at)),
+        address(record.created_ip),
+        record.created_by.map_or(Value::Null, id),
+        Value::Integer(i64::from(record.rolling)),
+        time(record.hard_end),
+        time(record.disabled_at),
+        time(record.revoked_at),
+        record.successor.map_or(Value::Null, id),
+        Value::Integer(record.revision.cast_signed()),
+    ])
+}
+
+/// The seal after the expiry of the token `id` moved from `old` to `new`.
+pub(super) fn reseal(seal: i64, id: TokenId, old: Option<UnixTime>, new: Option<UnixTime>) -> i64 {
+    seal ^ seal_of_expiry(id, old) ^ seal_of_expiry(id, new)
+}
+
+/// The record in a row of [`select!`], if it is what was stored.
+pub(super) fn decode(row: &Row<'_>) -> Result<TokenRecord, Failure> {
+    let id = token_id(row, 0)?.ok_or_else(|| Failure::unreadable("id"))?;
+    let digest = row.get::<_, [u8; 32]>(1)?;
+    let owner = UserId::new(text(row, 2)?).map_err(|_| Failure::unreadable("user_id"))?;
+    let mut record =
+        TokenRecord::new(id, TokenDigest::from_bytes(digest), owner, UnixTime::from_millis(row.get(10)?));
+    record.name = text(row, 3)?.into();
+    record.class = class(text(row, 4)?)?;
+    record.scopes = from_json(row, 5, "scopes")?;
+    record.roles = from_json(row, 6, "roles")?;
+    record.allowed_ips = from_json(row, 7, "allowed_ips")?;
+    record.metadata = from_json::<Option<Metadata>>(row, 8, "metadata")?.unwrap_or_default();
+    record.hint = text(row, 9)?.into();
+    record.created_ip = from_address(row, 11)?;
+    record.created_by = token_id(row, 12)?;
+    record.rolling = row.get(13)?;
+    record.hard_end = from_time(row, 14)?;
+    record.disabled_at = from_time(row, 15)?;
+    record.revoked_at = from_time(row, 16)?;
+    record.successor = token_id(row, 17)?;
+    record.revision = row.get::<_, i64>(18)?.cast_unsigned();
+    record.expires_at = from_time(row, 19)?;
+    decode_usage(row, 21, &mut record)?;
+    let values: Result<Vec<_>, _> = (0..FIXED).map(|column| row.get_ref(column)).collect();
+    let expected = seal(values?) ^ seal_of_expiry(id, record.expires_at);
+    if row.get::<_, i64>(20)? == expected { Ok(record) } else { Err(Failure::unreadable("row")) }
+}
+
+/// Puts the four columns of `usage` that start at `first` into `record`.
+pub(super) fn decode_usage(row: &Row<'_>, first: usize, record: &mut TokenRecord) -> Result<(), Failure> {
+    record.last_used = from_time(row, first)?;
+    record.last_used_ip = from_address(row, first + 1)?;
+    record.request_count = row.get::<_, i64>(first + 2)?.cast_unsigned();
+    let values = [row.get_ref(first)?, row.get_ref(first + 1)?, row.get_ref(first + 2)?];
+    let sealed = row.get::<_, i64>(first + 3)? == seal_of_usage(record.id, values);
+    if sealed { Ok(()) } else { Err(Failure::unreadable("usage")) }
+}
+
+/// A time that may be absent.
+pub(super) fn from_time(row: &Row<'_>, column: usize) -> Result<Option<UnixTime>, Failure> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(UnixTime::from_millis))
+}
+
+fn time(time: Option<UnixTime>) -> Value {
+    time.map_or(Value::Null, |time| Value::Integer(time.as_millis()))
+}
+
+fn address(address: Option<IpAddr>) -> Value {
+    address.map_or(Value::Null, |address| Value::Text(address.to_string()))
+}
+
+/// What JSON calls `null` is no value.
+fn json(value: &impl Serialize) -> Result<Value, Failure> {
+    let text = serde_json::to_string(value).map_err(|_| Failure::unreadable("set"))?;
+    Ok(if text == "null" { Value::Null } else { Value::Text(text) })
+}
+
+fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a str, Failure> {
+    row.get_ref(column)?.as_str().map_err(|_| Failure::unreadable("text"))
+}
+
+fn optional_text<'a>(row: &'a Row<'_>, column: usize) -> Result<Option<&'a str>, Failure> {
+    row.get_ref(column)?.as_str_or_null().map_err(|_| Failure::unreadable("text"))
+}
+
+fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: usize, name: &str) -> Result<T, Failure> {
+    let text = optional_text(row, column)?;
+    // `null` in clear would be everything, and is never written.
+    let text = if text == Some("null") { None } else { Some(text.unwrap_or("null")) };
+    text.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| Failure::unreadable(name))
+}
+
+fn from_address(row: &Row<'_>, column: usize) -> Result<Option<IpAddr>, Failure> {
+    let text = optional_text(row, column)?;
+    text.map(str::parse).transpose().map_err(|_| Failure::unreadable("address"))
+}
+
+fn token_id(row: &Row<'_>, column: usize) -> Result<Option<TokenId>, Failure> {
+    let bytes = row.get::<_, Option<[u8; 16]>>(column)?;
+    bytes.map(|bytes| TokenId::from_bytes(bytes).ok_or_else(|| Failure::unreadable("id"))).transpose()
+}
+
+fn class(name: &str) -> Result<TokenClass, Failure> {
+    let classes = [TokenClass::User, TokenClass::Admin, TokenClass::Service];
+    classes.into_iter().find(|class| class.as_str() == name).ok_or_else(|| Failure::unreadable("class"))
+}
+
+/// Apart from the rest, so that a renewal needs no look at the rest.
+fn seal_of_expiry(id: TokenId, expires_at: Option<UnixTime>) -> i64 {
+    let expires_at = expires_at.map_or(ValueRef::Null, |time| ValueRef::Integer(time.as_millis()));
+    seal([ValueRef::Text(b"expires_at"), ValueRef::Blob(&id.into_bytes()), expires_at])
+}
+
+fn seal_of_usage(id: TokenId, values: [ValueRef<'_>; 3]) -> i64 {
+    let name = [ValueRef::Text(b"usage"), ValueRef::Blob(&id.into_bytes())];
+    seal(name.into_iter().chain(values))
+}
+
+fn seal<'a>(values: impl IntoIterator<Item = ValueRef<'a>>) -> i64 {
+    let mut hash = Sha256::new();
+    for value in values {
+        match value {
+            ValueRef::Null => hash.update([0]),
+            ValueRef::Integer(integer) => {
+                hash.update([1]);
+                hash.update(integer.to_le_bytes());
+            }
+            ValueRef::Real(real) => {
+                hash.update([2]);
+                hash.update(real.to_le_bytes());
+            }
+            ValueRef::Text(bytes) => update_bytes(&mut hash, 3, bytes),
+            ValueRef::Blob(bytes) => update_bytes(&mut hash, 4, bytes),
+        }
+    }
+    let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hash.finalize());
+    i64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn update_bytes(hash: &mut Sha256, kind: u8, bytes: &[u8]) {
+    hash.update([kind]);
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}

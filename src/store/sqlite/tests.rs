@@ -1,0 +1,221 @@
+//! What needs SQL of its own: locks, full disks, foreign tables, and threads.
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+
+const NOW: UnixTime = UnixTime::from_millis(1_767_225_600_000);
+
+fn alice() -> UserId {
+    UserId::new("alice").unwrap()
+}
+
+fn record(number: u64) -> TokenRecord {
+    let mut id = [1; 16];
+    id[8..].copy_from_slice(&number.to_be_bytes());
+    let digest = TokenDigest::of(&number.to_be_bytes());
+    TokenRecord::new(TokenId::from_bytes(id).unwrap(), digest, alice(), NOW)
+}
+
+async fn open() -> (TempDir, PathBuf, SqliteStore) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokens.db");
+    let options = SqliteOptions::new(&path).with_busy_timeout(Duration::from_millis(100));
+    let store = options.open().await.unwrap();
+    (directory, path, store)
+}
+
+async fn refusal(path: &Path) -> (StoreErrorKind, String) {
+    let error = SqliteStore::open(path).await.unwrap_err();
+    (error.kind(), error.to_string())
+}
+
+#[tokio::test]
+async fn files_of_others_and_of_later_versions_are_refused_and_left_alone() {
+    let (_directory, path, store) = open().await;
+    let change = |sql: &str| Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    change("PRAGMA user_version = 99");
+    assert_eq!(refusal(&path).await.0, StoreErrorKind::Incompatible);
+    assert!(refusal(&path).await.1.contains("run a newer keyward"));
+    change("PRAGMA user_version = 0");
+    assert_eq!(refusal(&path).await.0, StoreErrorKind::Incompatible);
+    change("PRAGMA user_version = 1; PRAGMA application_id = 7");
+    assert!(refusal(&path).await.1.contains("another application"));
+    drop(store);
+
+    let foreign = path.with_file_name("foreign.db");
+    std::fs::copy(&path, &foreign).unwrap();
+    std::fs::File::options().write(true).open(&foreign).unwrap().set_len(0).unwrap();
+    Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE mine (x)").unwrap();
+    let before = std::fs::read(&foreign).unwrap();
+    assert_eq!(refusal(&foreign).await.0, StoreErrorKind::Incompatible);
+    assert_eq!(std::fs::read(&foreign).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_lock_makes_changes_fail_in_time_and_reads_go_on() {
+    let (_directory, path, store) = open().await;
+    store.insert(&record(1), None).await.unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let second = record(2);
+    let insert = tokio::time::timeout(Duration::from_secs(1), store.insert(&second, None));
+    assert_eq!(insert.await.unwrap().unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert_eq!(store.health().await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert!(store.find(&record(1).digest).await.unwrap().is_some());
+    other.execute_batch("ROLLBACK").unwrap();
+    store.insert(&record(2), None).await.unwrap();
+    store.health().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_and_recovers() {
+    let (_directory, _path, store) = open().await;
+    let limit = |pages: i64| {
+        store.writer.call(move |connection| {
+            Ok(connection
+                .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get::<_, i64>(0))?)
+        })
+    };
+    limit(30).await.unwrap();
+    let mut stored = 0;
+    let full = loop {
+        match store.insert(&record(stored), None).await {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), StoreErrorKind::Unavailable);
+    assert!(full.to_string().contains("disk is full"), "{full}");
+    assert_eq!(store.count(Owner::User(&alice())).await.unwrap(), stored);
+    for number in 0..stored {
+        assert_eq!(store.find(&record(number).digest).await.unwrap(), Some(record(number)));
+    }
+    assert!(store.find(&record(stored).digest).await.unwrap().is_none());
+    limit(10_000).await.unwrap();
+    store.insert(&record(stored), None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_fails_its_call_only() {
+    let (_directory, _path, store) = open().await;
+    for crew in [&store.writer, &store.readers, &store.watcher] {
+        let lost = crew.call(|connection| -> Result<(), _> {
+            connection.execute_batch("BEGIN").unwrap();
+            panic!("as a test");
+        });
+        assert_eq!(lost.await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    }
+    store.insert(&record(1), None).await.unwrap();
+    assert_eq!(store.find(&record(1).digest).await.unwrap(), Some(record(1)));
+}
+
+#[tokio::test]
+async fn values_that_were_changed_in_the_file_are_noticed() {
+    let (_directory, path, store) = open().await;
+    let mut stored = record(1);
+    stored.revoked_at = Some(NOW);
+    stored.scopes = crate::scope::Grant::Only(crate::scope::ScopeSet::empty());
+    store.insert(&stored, None).await.unwrap();
+    let other = Connection::open(&path).unwrap();
+    for damage in [
+        "UPDATE tokens SET revoked_at = NULL",
+        "UPDATE tokens SET scopes = NULL",
+        "UPDATE tokens SET scopes = 'null'",
+        "UPDATE tokens SET class = 'root'",
+        "UPDATE tokens SET expires_at = 9999999999999",
+        "UPDATE tokens SET rolling = 2",
+        "UPDATE tokens SET id = zeroblob(16)",
+        "UPDATE usage SET last_used = 1",
+        "UPDATE usage SET request_count = 1",
+        "DELETE FROM usage",
+    ] {
+        other.execute_batch(&format!("SAVEPOINT before; {damage}; RELEASE before")).unwrap();
+        let error = store.find(&stored.digest).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{damage}");
+        other.execute_batch("DELETE FROM usage; DELETE FROM tokens").unwrap();
+        store.insert(&stored, None).await.unwrap();
+        assert_eq!(store.find(&stored.digest).await.unwrap().as_ref(), Some(&stored));
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_trimmed_says_that_anything_may_have_changed() {
+    let (_directory, path, store) = open().await;
+    let start = store.changes(None).await.unwrap().cursor;
+    store.insert(&record(1), None).await.unwrap();
+    store.insert(&record(2), None).await.unwrap();
+    assert_eq!(store.changes(Some(start)).await.unwrap().digests.unwrap().len(), 2);
+    Connection::open(&path).unwrap().execute_batch("UPDATE sqlite_sequence SET seq = 10002").unwrap();
+    store.insert(&record(3), None).await.unwrap();
+    let changes = store.changes(Some(start)).await.unwrap();
+    assert!(changes.digests.is_none());
+    assert_eq!(changes.cursor, ChangeCursor(10_003));
+    let ahead = store.changes(Some(ChangeCursor(20_000))).await.unwrap();
+    assert!(ahead.digests.is_none() && ahead.cursor == changes.cursor);
+}
+
+#[tokio::test]
+async fn queries_use_their_indexes() {
+    let (_directory, _path, store) = open().await;
+    let plan = |sql: &'static str| {
+        store.readers.call(move |connection| {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            let lines: Result<Vec<String>, _> = statement.raw_query().mapped(|row| row.get(3)).collect();
+            Ok(lines?.join("\n"))
+        })
+    };
+    for (sql, index) in [
+        (rows::select!("WHERE t.digest = ?1"), "tokens_digest"),
+        (rows::select!("WHERE t.id = ?1 AND t.user_id = ?2"), "(user_id=? AND id=?)"),
+        (rows::select!("WHERE t.user_id = ?1 AND t.id < ?2 ORDER BY t.id DESC LIMIT ?3"), "tokens_user"),
+        (rows::select!("WHERE t.id < ?1 ORDER BY t.id DESC LIMIT ?2"), "tokens_id"),
+    ] {
+        let plan = plan(sql).await.unwrap();
+        assert!(plan.contains(index) && !plan.contains("B-TREE"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn changes_are_synced_and_threads_end_with_the_store() {
+    let (_directory, path, store) = open().await;
+    store.insert(&record(1), None).await.unwrap();
+    store.record_usage(&[Usage::new(record(1).id, 1, NOW)]).await.unwrap();
+    let pragma = |name: &'static str| {
+        store.writer.call(move |connection| {
+            Ok(connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0))?)
+        })
+    };
+    assert_eq!((pragma("synchronous").await.unwrap(), pragma("foreign_keys").await.unwrap()), (2, 1));
+    let file = Arc::downgrade(&store.file);
+    drop(store);
+    while file.strong_count() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!path.with_file_name("tokens.db-wal").exists());
+}
+
+#[tokio::test]
+async fn calls_beyond_the_queue_are_refused_at_once() {
+    let (_directory, _path, store) = open().await;
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let mut blocked = Box::pin(store.writer.call(move |_| Ok(gate.recv().is_ok())));
+    std::future::poll_fn(|context| std::task::Poll::Ready(blocked.as_mut().poll(context).is_ready())).await;
+    let mut refused = false;
+    for _ in 0..1100 {
+        let mut call = Box::pin(store.writer.call(|_| Ok(())));
+        let polled =
+            std::future::poll_fn(|context| std::task::Poll::Ready(call.as_mut().poll(context))).await;
+        if let std::task::Poll::Ready(Err(error)) = polled {
+            assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+            refused = true;
+        }
+    }
+    assert!(refused);
+    release.send(()).unwrap();
+    assert!(blocked.await.unwrap());
+    while store.insert(&record(1), None).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

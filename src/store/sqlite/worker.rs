@@ -1,0 +1,248 @@
+//! The threads that own the connections.
+
+use std::{
+    io, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::{
+    failure::Failure,
+    link::{FileId, Link, Target},
+    queue::Queue,
+};
+use crate::store::{StoreError, StoreErrorKind};
+
+/// How long a reader may go on with a file that was deleted or replaced.
+const READER_CHECK: Duration = Duration::from_millis(250);
+
+type Job = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// What a thread's connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Writer,
+    Reader,
+    Watcher,
+}
+
+/// Threads of one role and the queue that they take their jobs from. They end when it is dropped.
+#[derive(Debug)]
+pub(super) struct Crew {
+    role: Role,
+    queue: Arc<Queue<Job>>,
+}
+
+impl Crew {
+    pub(super) fn start(role: Role, size: usize, file: &Arc<SharedFile>) -> Result<Self, StoreError> {
+        let crew = Self { role, queue: Arc::new(Queue::new()) };
+        for number in 0..size {
+            crew.spawn(number, file).map_err(|error| {
+                StoreError::new(StoreErrorKind::Unavailable, format!("no thread could be started: {error}"))
+            })?;
+        }
+        Ok(crew)
+    }
+
+    fn spawn(&self, number: usize, file: &Arc<SharedFile>) -> io::Result<()> {
+        let slot = Arc::new(Slot::default());
+        lock(&file.slots).push(Arc::clone(&slot));
+        let mut worker = Worker { role: self.role, file: Arc::clone(file), slot, checked: None };
+        let queue = Arc::clone(&self.queue);
+        let name = match self.role {
+            Role::Writer => "keyward-sqlite-write".to_owned(),
+            Role::Reader => format!("keyward-sqlite-read-{number}"),
+            Role::Watcher => "keyward-sqlite-watch".to_owned(),
+        };
+        thread::Builder::new().name(name).spawn(move || {
+            while let Some(job) = queue.pop() {
+                worker.take(job);
+            }
+            worker.leave();
+        })?;
+        Ok(())
+    }
+
+    /// Has one of the threads do `work` with its connection.
+    pub(super) async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.call_link(|link| work(&mut link.connection)).await
+    }
+
+    pub(super) async fn call_link<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Link) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.send(move |worker| worker.run(Link::reopen, work)).await
+    }
+
+    /// Makes the file; the first call of all.
+    pub(super) async fn create(&self, check: bool) -> Result<(), StoreError> {
+        self.send(move |worker| worker.run(move |target| Link::create(target, check), |_| Ok(()))).await
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut Worker) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let reads = self.role != Role::Writer;
+        self.queue.push(Box::new(move |worker| {
+            // What nobody waits for any more need not be read; a change is made all the same.
+            if !(reads && reply.is_closed()) {
+                let _ = reply.send(run(worker));
+            }
+        }))?;
+        answer.await.unwrap_or_else(|_| {
+            Err(StoreError::new(StoreErrorKind::Unavailable, "an internal error ended the call"))
+        })
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+type Slot = Mutex<Option<Link>>;
+
+/// What all threads of a store have in common: the file, and each other's connections to it.
+#[derive(Debug)]
+pub(super) struct SharedFile {
+    pub(super) target: Target,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    opened: Mutex<Opened>,
+}
+
+#[derive(Debug, Default)]
+struct Opened {
+    links: u64,
+    epoch: u64,
+    last: Option<(FileId, Option<SystemTime>)>,
+}
+
+impl SharedFile {
+    pub(super) fn new(target: Target) -> Self {
+        Self { target, slots: Mutex::default(), opened: Mutex::default() }
+    }
+
+    fn count_in(&self, link: &mut Link) {
+        let mut opened = lock(&self.opened);
+        opened.links += 1;
+        if opened.last.replace(link.born).is_some_and(|before| before != link.born) {
+            opened.epoch += 1;
+        }
+        (link.number, link.epoch) = (opened.links, opened.epoch);
+    }
+
+    /// Closes the connections to a file that is no longer at the path. All at once, since the log and
+    /// the shared memory beside the path must never serve two databases.
+    fn retire(&self) -> Result<(), StoreError> {
+        let slots = lock(&self.slots);
+        let mut links: Vec<_> = slots.iter().map(|slot| lock(slot)).collect();
+        let mut stale: Vec<_> =
+            links.iter_mut().filter(|link| link.as_ref().is_some_and(|link| !link.is_current())).collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let left = stale.iter().filter_map(|link| link.as_ref()).map(Link::leave);
+        if left.fold(false, |any, left| any | left) {
+            tracing::warn!(path = %self.target.path.display(), "the database file was deleted or replaced");
+            stale.iter_mut().for_each(|link| ***link = None);
+            return Ok(());
+        }
+        Err(self.moved())
+    }
+
+    fn moved(&self) -> StoreError {
+        let sentence = format!("{} was deleted or replaced", self.target.path.display());
+        StoreError::new(StoreErrorKind::Unavailable, sentence)
+    }
+}
+
+/// One thread's side of its connection.
+pub(super) struct Worker {
+    role: Role,
+    file: Arc<SharedFile>,
+    slot: Arc<Slot>,
+    checked: Option<Instant>,
+}
+
+impl Worker {
+    fn take(&mut self, job: Job) {
+        if catch_unwind(AssertUnwindSafe(|| job(self))).is_err() {
+            tracing::error!("a call of the SQLite store panicked");
+            // In whatever state it is.
+            *lock(&self.slot) = None;
+        }
+    }
+
+    fn run<T>(
+        &mut self,
+        open: impl FnOnce(&Target) -> Result<Link, Failure>,
+        work: impl FnOnce(&mut Link) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        self.retire_if_moved()?;
+        let mut slot = lock(&self.slot);
+        let link = match &mut *slot {
+            Some(link) => link,
+            empty => {
+                let link =
+                    open(&self.file.target).and_then(|link| self.prepare(link)).map_err(|f| f.error)?;
+                empty.insert(link)
+            }
+        };
+        let done = work(link);
+        let moved = self.role == Role::Writer && !link.is_current();
+        let usable = link.connection.is_autocommit() && !done.as_ref().is_err_and(|failure| failure.reopen);
+        if !usable {
+            *slot = None;
+        }
+        if moved && done.is_ok() {
+            return Err(self.file.moved());
+        }
+        done.map_err(|failure| failure.error)
+    }
+
+    fn prepare(&self, mut link: Link) -> Result<Link, Failure> {
+        if self.role != Role::Writer {
+            link.connection.execute_batch("PRAGMA query_only = ON")?;
+        }
+        self.file.count_in(&mut link);
+        Ok(link)
+    }
+
+    fn retire_if_moved(&mut self) -> Result<(), StoreError> {
+        if self.role == Role::Reader {
+            let now = monotonic_now();
+            if self.checked.is_some_and(|checked| now.duration_since(checked) < READER_CHECK) {
+                return Ok(());
+            }
+            self.checked = Some(now);
+        }
+        let moved = lock(&self.slot).as_ref().is_some_and(|link| !link.is_current());
+        if moved { self.file.retire() } else { Ok(()) }
+    }
+
+    fn leave(self) {
+        let link = mem::take(&mut *lock(&self.slot));
+        drop(link);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(clippy::disallowed_methods, reason = "bounds how often the file is looked at; decides nothing")]
+fn monotonic_now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,233 @@
+//! What every [`TokenStore`] promises, as tests for authors of stores.
+//!
+//! [`check`] tries each promise on a fresh store and reports all that are broken. Each promise is also a
+//! function of its own, to run one alone while a store is being written:
+//!
+//! ```
+//! use keyward::{store::MemoryStore, testing::conformance};
+//!
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! conformance::revoking::the_first_revocation_stands(&MemoryStore::new()).await;
+//! conformance::check(|| async { MemoryStore::new() }).await;
+//! # });
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! No clock is read: all times are around the year 2027, wherever they are not at the edge of time. The
+//! suite runs on any executor; the calls that it makes at once are polled by one task, so a store whose
+//! calls never wait cannot be caught in a race.
+
+#![expect(clippy::panic, clippy::expect_used, reason = "a test suite reports by panicking")]
+
+use std::pin::Pin;
+
+use crate::{id::UserId, secret::TokenDigest, store::TokenStore};
+
+pub mod changing;
+mod harness;
+pub mod limits;
+pub mod listing;
+pub mod owners;
+pub mod racing;
+pub mod read_only;
+mod records;
+pub mod revoking;
+pub mod rotating;
+pub mod storing;
+pub mod usage;
+
+/// Checks every promise, each on a fresh store from `make`, and goes on after a broken one.
+///
+/// ```
+/// use keyward::{store::MemoryStore, testing::conformance};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// conformance::check(|| async { MemoryStore::new() }).await;
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Panics
+/// At the end, with the names of all broken promises and how they were broken. A promise that takes
+/// longer than a minute counts as broken.
+pub async fn check<S, F, Fut>(make: F)
+where
+    S: TokenStore,
+    F: Fn() -> Fut,
+    Fut: Future<Output = S>,
+{
+    let mut report = harness::Report::default();
+    for (name, promise) in PROMISES {
+        let run = async {
+            let store = make().await;
+            promise(&store).await;
+        };
+        report.add(name, harness::attempt(run).await);
+    }
+    report.finish();
+}
+
+/// Checks the promises that a store keeps which cannot be written. `known` is everything that it holds:
+/// for each token its owner and its digest.
+///
+/// ```
+/// use keyward::{UserId, secret::TokenDigest, store::StaticList, testing::conformance};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let token = "3f5c0a9e7b1d4826a0c3e5f7192b4d6e";
+/// let list = StaticList::parse(&format!("admin:{token}"))?;
+/// conformance::check_read_only(&list, &[(UserId::new("admin")?, TokenDigest::of(token.as_bytes()))]).await;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Panics
+/// Like [`check`].
+pub async fn check_read_only(store: &dyn TokenStore, known: &[(UserId, TokenDigest)]) {
+    let mut report = harness::Report::default();
+    for (name, promise) in READ_ONLY_PROMISES {
+        report.add(name, harness::attempt(promise(store, known)).await);
+    }
+    report.finish();
+}
+
+/// The names of the promises that [`check`] tries, in its order.
+///
+/// ```
+/// use keyward::testing::conformance;
+///
+/// assert!(conformance::promises().any(|name| name == "revoking::the_first_revocation_stands"));
+/// ```
+pub fn promises() -> impl ExactSizeIterator<Item = &'static str> {
+    PROMISES.iter().map(|(name, _)| *name)
+}
+
+type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+type Promise = for<'a> fn(&'a dyn TokenStore) -> Run<'a>;
+type ReadOnlyPromise = for<'a> fn(&'a dyn TokenStore, &'a [(UserId, TokenDigest)]) -> Run<'a>;
+
+macro_rules! promises {
+    ($arguments:tt $($theme:ident { $($name:ident)+ })+) => {
+        &[$($((concat!(stringify!($theme), "::", stringify!($name)), run!($arguments $theme $name))),+),+]
+    };
+}
+
+macro_rules! run {
+    (($($argument:ident)+) $theme:ident $name:ident) => {
+        |$($argument),+| Box::pin($theme::$name($($argument),+))
+    };
+}
+
+const PROMISES: &[(&str, Promise)] = promises! { (store)
+    storing {
+        a_fresh_store_is_healthy
+        changes_without_a_cursor_return_at_once
+        every_field_comes_back
+        what_is_absent_stays_absent
+        every_class_comes_back
+        grants_keep_their_kind
+        texts_come_back_unchanged
+        nul_characters_come_back
+        metadata_comes_back
+        times_at_the_edges_come_back
+        addresses_come_back
+        unknown_digests_are_not_found
+        digests_are_compared_in_full
+        taken_digests_are_refused
+        taken_ids_are_refused
+        tokens_are_found_in_any_state
+    }
+    owners {
+        foreign_records_are_not_read
+        foreign_records_are_not_changed
+        foreign_records_are_not_rotated
+        unknown_ids_are_nobodys
+        lists_and_counts_show_own_records_only
+        admins_reach_every_record
+        user_ids_are_compared_byte_for_byte
+        user_ids_are_not_interpreted
+        long_user_ids_are_not_cut
+    }
+    listing {
+        newest_come_first
+        pages_join_without_gaps_or_repeats
+        limits_are_kept
+        any_id_can_be_a_cursor
+        pages_stay_while_tokens_are_added
+        lists_show_tokens_in_any_state
+        counts_leave_out_revoked_tokens_only
+    }
+    changing {
+        each_field_changes_alone
+        several_fields_change_at_once
+        limits_and_texts_can_be_taken_away
+        revisions_count_changes
+        another_revision_conflicts
+        the_expected_revision_is_accepted
+        disabled_tokens_can_be_enabled
+    }
+    revoking {
+        revoked_tokens_carry_the_time
+        the_first_revocation_stands
+        revoked_tokens_stay_revoked
+        revoke_all_tells_what_it_revoked
+        revoke_all_spares_other_users
+        revoke_all_counts_as_a_change
+        revoke_all_again_revokes_nothing
+    }
+    rotating {
+        successors_are_stored_whole
+        replaced_tokens_name_their_successor
+        overlaps_never_lengthen_a_life
+        replaced_tokens_are_not_renewed
+        tokens_are_replaced_once
+        successors_can_be_replaced
+        revoked_tokens_are_not_replaced
+        another_revision_conflicts
+        taken_successors_leave_the_old_token_alone
+    }
+    limits {
+        limits_refuse_one_more
+        refused_tokens_leave_nothing_behind
+        dead_tokens_do_not_count
+        disabled_tokens_count
+        expiry_is_judged_at_the_new_tokens_time
+        other_users_do_not_count
+        a_limit_of_zero_refuses
+        without_a_limit_nothing_counts
+    }
+    usage {
+        uses_add_up
+        the_last_use_never_moves_back
+        addresses_belong_to_the_last_use
+        unknown_ids_are_skipped
+        large_counts_neither_fail_nor_wrap
+        renewals_only_lengthen
+        only_rolling_tokens_are_renewed
+        revoked_tokens_are_counted_but_not_renewed
+        uses_are_no_changes
+        an_empty_batch_is_fine
+    }
+    racing {
+        limits_hold
+        one_digest_is_stored_once
+        a_token_is_replaced_once
+        one_of_several_changes_of_a_revision_wins
+        changes_of_different_fields_are_all_kept
+        revocation_and_rotation_do_not_mix
+        uses_and_changes_are_all_kept
+    }
+};
+
+const READ_ONLY_PROMISES: &[(&str, ReadOnlyPromise)] = promises! { (store known)
+    read_only {
+        the_store_is_healthy
+        known_digests_are_found
+        unknown_digests_are_not_found
+        records_are_read_by_their_owner_only
+        lists_and_counts_are_complete_and_scoped
+        pages_join_without_gaps_or_repeats
+        writes_are_refused
+    }
+};

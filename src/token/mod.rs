@@ -1,0 +1,10 @@
+//! What a token is and how long it lives: pure rules, no I/O.
+
+mod format;
+mod lifetime;
+mod record;
+
+pub use format::{KeyFormat, Shape};
+pub use lifetime::{Access, Decision, LifetimePolicy, Lifetimes, RequestClass, decide};
+pub(crate) use lifetime::{hard_end, renewed_expiry};
+pub use record::{Metadata, TokenClass, TokenRecord, TokenStatus};

@@ -1,0 +1,181 @@
+//! The stored credential record.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{TokenId, UserId},
+    net::IpList,
+    scope::{Grant, RoleSet},
+    secret::TokenDigest,
+    time::UnixTime,
+    token::{LifetimePolicy, RequestClass, decide},
+};
+
+/// Free data of a token's owner, as a JSON object.
+pub type Metadata = serde_json::Map<String, serde_json::Value>;
+
+/// Everything that is stored of a token. The secret is not part of it: only its digest and hint are.
+///
+/// A store writes and reads all fields as they are; the rules about them are in this module.
+///
+/// ```
+/// use keyward::{TokenId, UserId, secret::TokenDigest, time::UnixTime, token::TokenRecord};
+///
+/// let id: TokenId = "019a9d5a-7c00-7abc-8def-0123456789ab".parse()?;
+/// let digest = TokenDigest::of(b"the key in clear");
+/// let mut record = TokenRecord::new(id, digest, UserId::new("alice")?, UnixTime::EPOCH);
+/// record.name = "laptop".into();
+/// assert_eq!(record.request_count, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TokenRecord {
+    /// Its public name.
+    pub id: TokenId,
+    /// The digest of the secret. Unique in a store.
+    pub digest: TokenDigest,
+    /// The user that it belongs to, for ever.
+    pub owner: UserId,
+    /// What the owner calls it.
+    pub name: Box<str>,
+    /// Whose lifetime policy counts.
+    pub class: TokenClass,
+    /// What it may do.
+    pub scopes: Grant,
+    /// Which of its owner's roles it carries.
+    pub roles: Grant<RoleSet>,
+    /// From where it may be used; `None` is from anywhere.
+    pub allowed_ips: Option<IpList>,
+    /// Free data of the owner.
+    pub metadata: Metadata,
+    /// The secret's beginning and end, for lists.
+    pub hint: Box<str>,
+    /// When it was made.
+    pub created_at: UnixTime,
+    /// From where it was made.
+    pub created_ip: Option<IpAddr>,
+    /// The token through which it was made.
+    pub created_by: Option<TokenId>,
+    /// When it stops working; `None` is never.
+    pub expires_at: Option<UnixTime>,
+    /// Whether use moves `expires_at`: it was made with the default lifetime.
+    pub rolling: bool,
+    /// An end that no renewal passes, in addition to the policy's maximum.
+    pub hard_end: Option<UnixTime>,
+    /// Since when it is switched off.
+    pub disabled_at: Option<UnixTime>,
+    /// Since when it is revoked: for ever.
+    pub revoked_at: Option<UnixTime>,
+    /// The token that replaces it.
+    pub successor: Option<TokenId>,
+    /// Counts changes of everything but the use, so that two changes at once cannot mix.
+    pub revision: u64,
+    /// When it was last used, as far as written.
+    pub last_used: Option<UnixTime>,
+    /// From where it was last used.
+    pub last_used_ip: Option<IpAddr>,
+    /// How many requests were let through with it, as far as written.
+    pub request_count: u64,
+}
+
+impl TokenRecord {
+    /// A record with full rights that never expires, to be narrowed field by field.
+    #[must_use]
+    pub fn new(id: TokenId, digest: TokenDigest, owner: UserId, created_at: UnixTime) -> Self {
+        Self {
+            id,
+            digest,
+            owner,
+            name: Box::default(),
+            class: TokenClass::User,
+            scopes: Grant::All,
+            roles: Grant::All,
+            allowed_ips: None,
+            metadata: Metadata::new(),
+            hint: Box::default(),
+            created_at,
+            created_ip: None,
+            created_by: None,
+            expires_at: None,
+            rolling: false,
+            hard_end: None,
+            disabled_at: None,
+            revoked_at: None,
+            successor: None,
+            revision: 0,
+            last_used: None,
+            last_used_ip: None,
+            request_count: 0,
+        }
+    }
+
+    /// What to call its state at `now`.
+    #[must_use]
+    pub fn status(&self, policy: &LifetimePolicy, now: UnixTime) -> TokenStatus {
+        if self.revoked_at.is_some() {
+            TokenStatus::Revoked
+        } else if self.successor.is_some() {
+            TokenStatus::Rotated
+        } else if self.disabled_at.is_some() {
+            TokenStatus::Disabled
+        } else if decide(self, policy, now, RequestClass::Unsafe).access().is_err() {
+            TokenStatus::Expired
+        } else {
+            TokenStatus::Active
+        }
+    }
+
+    /// Whether it counts against the limit of active tokens of a user: neither revoked, nor replaced,
+    /// nor expired at `now`.
+    #[must_use]
+    pub fn counts_as_active(&self, now: UnixTime) -> bool {
+        let dead = self.revoked_at.is_some() || self.successor.is_some();
+        !dead && self.expires_at.is_none_or(|at| at > now)
+    }
+}
+
+/// Who uses a token, for the lifetime policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TokenClass {
+    /// A person or their scripts.
+    #[default]
+    User,
+    /// An administrator.
+    Admin,
+    /// A service without a person behind it.
+    Service,
+}
+
+impl TokenClass {
+    /// `user`, `admin` or `service`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+            Self::Service => "service",
+        }
+    }
+}
+
+/// A token's state, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TokenStatus {
+    /// It works.
+    Active,
+    /// Switched off until it is enabled again.
+    Disabled,
+    /// Past its expiry, its idle timeout or its maximum age.
+    Expired,
+    /// Replaced by a successor; it works until the overlap ends.
+    Rotated,
+    /// Revoked for ever.
+    Revoked,
+}

@@ -1,0 +1,425 @@
+//! Every store keeps its promises, and a store that does not is caught.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use keyward::{
+    Owner, TokenId, UserId,
+    scope::{Grant, ScopeSet},
+    secret::TokenDigest,
+    store::{
+        Change, ChangeCursor, Changes, MemoryStore, Page, Rotation, StaticList, StoreError, StoreErrorKind,
+        TokenStore, Usage,
+    },
+    testing::conformance,
+    time::UnixTime,
+    token::TokenRecord,
+};
+
+#[tokio::test]
+async fn memory_keeps_every_promise() {
+    conformance::check(|| async { MemoryStore::new() }).await;
+}
+
+#[tokio::test]
+async fn a_shared_store_keeps_every_promise() {
+    conformance::check(|| async { Arc::new(MemoryStore::new()) }).await;
+}
+
+#[tokio::test]
+async fn a_static_list_keeps_the_promises_of_a_store_that_cannot_be_written() {
+    let tokens = [
+        ("admin", "3f5c0a9e7b1d4826a0c3e5f7192b4d6e"),
+        ("analyst", "91b7d2c4e6f8a0b3c5d7e9f1a2b4c6d8"),
+        ("admin", "c05e1f7a3b9d2846e0f1a5c7b3d92e48"),
+    ];
+    let entries = tokens.map(|(label, token)| format!("{label}:{token}"));
+    let list = StaticList::parse(&entries.join(",")).unwrap();
+    let known = tokens.map(|(label, token)| (UserId::new(label).unwrap(), TokenDigest::of(token.as_bytes())));
+    conformance::check_read_only(&list, &known).await;
+}
+
+#[tokio::test]
+async fn the_store_that_is_broken_below_is_whole_without_a_flaw() {
+    conformance::check(|| async { FlawedStore::default() }).await;
+}
+
+#[tokio::test]
+async fn a_broken_promise_is_named() {
+    for (flaw, promises) in FLAWS {
+        let failure = failure_of(*flaw).await;
+        for promise in *promises {
+            assert!(failure.contains(promise), "{flaw:?} should break {promise}, but: {failure}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_only_fails_keeps_no_promise() {
+    let failure = failure_of(Flaw::Fails).await;
+    for promise in conformance::promises() {
+        assert!(failure.contains(&format!("- {promise}: ")), "{promise} holds for a store that only fails");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_promise_of_a_read_only_store_is_named() {
+    let check = tokio::spawn(async {
+        let known = (UserId::new("alice").unwrap(), TokenDigest::of(b"known"));
+        conformance::check_read_only(&MemoryStore::new(), &[known]).await;
+    });
+    let payload = check.await.unwrap_err().into_panic();
+    let failure = payload.downcast_ref::<String>().unwrap();
+    assert!(failure.contains("read_only::known_digests_are_found"), "{failure}");
+    assert!(failure.contains("read_only::writes_are_refused"), "{failure}");
+}
+
+/// What the suite says of a store with this flaw.
+async fn failure_of(flaw: Flaw) -> String {
+    let check = tokio::spawn(conformance::check(move || async move {
+        FlawedStore { flaw: Some(flaw), ..Default::default() }
+    }));
+    let Err(error) = check.await else { return "the suite finds nothing".to_owned() };
+    let payload = error.into_panic();
+    payload.downcast_ref::<String>().cloned().unwrap_or_default()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flaw {
+    CutsNames,
+    EndsTextsAtNul,
+    TakesNothingForAll,
+    Overwrites,
+    TakesEveryDigest,
+    ForgetsLimit,
+    LimitsAllUsersTogether,
+    LimitCountsTheDead,
+    LimitIsCheckedTooEarly,
+    LimitIsCheckedTooLate,
+    FindsByPrefix,
+    FindsTheLivingOnly,
+    GetsForeignTokens,
+    FoldsCase,
+    ListsOldestFirst,
+    RepeatsTheCursor,
+    ListsTooMany,
+    CountsRevoked,
+    ChangesForeignTokens,
+    TellsForeignTokens,
+    EnablesRevoked,
+    MovesRevocations,
+    IgnoresRevisions,
+    LosesFields,
+    LiftsNoLimits,
+    RotatesForeignTokens,
+    RotatesHalf,
+    RotatesAgain,
+    RotatesRevoked,
+    RotatesInTwoSteps,
+    RotationLengthens,
+    RevokesEverybody,
+    RevokesAgain,
+    RevokeAllIsNoChange,
+    UseStopsAtUnknownIds,
+    UseMovesBack,
+    UseWraps,
+    UseShortens,
+    UseCountsAsChange,
+    WaitsForEver,
+    Fails,
+}
+
+/// Ways to get a store wrong, and promises that each breaks.
+const FLAWS: &[(Flaw, &[&str])] = &[
+    (Flaw::CutsNames, &["storing::texts_come_back_unchanged"]),
+    (Flaw::EndsTextsAtNul, &["storing::nul_characters_come_back"]),
+    (Flaw::TakesNothingForAll, &["storing::grants_keep_their_kind"]),
+    (Flaw::Overwrites, &["storing::taken_ids_are_refused"]),
+    (Flaw::TakesEveryDigest, &["storing::taken_digests_are_refused", "racing::one_digest_is_stored_once"]),
+    (Flaw::ForgetsLimit, &["limits::limits_refuse_one_more", "limits::a_limit_of_zero_refuses"]),
+    (Flaw::LimitsAllUsersTogether, &["limits::other_users_do_not_count"]),
+    (Flaw::LimitCountsTheDead, &["limits::dead_tokens_do_not_count"]),
+    (Flaw::LimitIsCheckedTooEarly, &["racing::limits_hold"]),
+    (Flaw::LimitIsCheckedTooLate, &["limits::refused_tokens_leave_nothing_behind"]),
+    (Flaw::FindsByPrefix, &["storing::digests_are_compared_in_full"]),
+    (Flaw::FindsTheLivingOnly, &["storing::tokens_are_found_in_any_state"]),
+    (Flaw::GetsForeignTokens, &["owners::foreign_records_are_not_read"]),
+    (
+        Flaw::FoldsCase,
+        &["owners::user_ids_are_compared_byte_for_byte", "revoking::revoke_all_spares_other_users"],
+    ),
+    (Flaw::ListsOldestFirst, &["listing::newest_come_first"]),
+    (Flaw::RepeatsTheCursor, &["listing::pages_join_without_gaps_or_repeats"]),
+    (Flaw::ListsTooMany, &["listing::limits_are_kept"]),
+    (Flaw::CountsRevoked, &["listing::counts_leave_out_revoked_tokens_only"]),
+    (Flaw::ChangesForeignTokens, &["owners::foreign_records_are_not_changed"]),
+    (Flaw::TellsForeignTokens, &["owners::foreign_records_are_not_changed"]),
+    (Flaw::EnablesRevoked, &["revoking::revoked_tokens_stay_revoked"]),
+    (Flaw::MovesRevocations, &["revoking::the_first_revocation_stands"]),
+    (
+        Flaw::IgnoresRevisions,
+        &[
+            "changing::another_revision_conflicts",
+            "rotating::another_revision_conflicts",
+            "racing::one_of_several_changes_of_a_revision_wins",
+        ],
+    ),
+    (Flaw::LosesFields, &["changing::each_field_changes_alone"]),
+    (
+        Flaw::LiftsNoLimits,
+        &["changing::limits_and_texts_can_be_taken_away", "changing::disabled_tokens_can_be_enabled"],
+    ),
+    (Flaw::RotatesForeignTokens, &["owners::foreign_records_are_not_rotated"]),
+    (Flaw::RotatesHalf, &["rotating::taken_successors_leave_the_old_token_alone"]),
+    (Flaw::RotatesAgain, &["rotating::tokens_are_replaced_once", "racing::a_token_is_replaced_once"]),
+    (Flaw::RotatesRevoked, &["rotating::revoked_tokens_are_not_replaced"]),
+    (
+        Flaw::RotatesInTwoSteps,
+        &["racing::a_token_is_replaced_once", "racing::revocation_and_rotation_do_not_mix"],
+    ),
+    (Flaw::RotationLengthens, &["rotating::overlaps_never_lengthen_a_life"]),
+    (Flaw::RevokesEverybody, &["revoking::revoke_all_spares_other_users"]),
+    (Flaw::RevokesAgain, &["revoking::revoke_all_again_revokes_nothing"]),
+    (Flaw::RevokeAllIsNoChange, &["revoking::revoke_all_counts_as_a_change"]),
+    (Flaw::UseStopsAtUnknownIds, &["usage::unknown_ids_are_skipped"]),
+    (Flaw::UseMovesBack, &["usage::the_last_use_never_moves_back"]),
+    (Flaw::UseWraps, &["usage::large_counts_neither_fail_nor_wrap"]),
+    (Flaw::UseShortens, &["usage::renewals_only_lengthen"]),
+    (Flaw::UseCountsAsChange, &["usage::uses_are_no_changes"]),
+    (Flaw::WaitsForEver, &["storing::changes_without_a_cursor_return_at_once"]),
+];
+
+/// A store like that of the example `custom_store`, with at most one flaw.
+#[derive(Debug, Default)]
+struct FlawedStore {
+    records: Mutex<BTreeMap<TokenId, TokenRecord>>,
+    flaw: Option<Flaw>,
+}
+
+impl FlawedStore {
+    fn has(&self, flaw: Flaw) -> bool {
+        self.flaw == Some(flaw)
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, BTreeMap<TokenId, TokenRecord>>, StoreError> {
+        if self.has(Flaw::Fails) {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
+        Ok(self.records.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn includes(&self, owner: Owner<'_>, user: &UserId) -> bool {
+        let folded = |owner: &UserId| owner.as_str().eq_ignore_ascii_case(user.as_str());
+        owner.includes(user) || (self.has(Flaw::FoldsCase) && owner.user().is_some_and(folded))
+    }
+
+    fn is_full(&self, record: &TokenRecord, limit: Option<u32>) -> Result<bool, StoreError> {
+        let records = self.lock()?;
+        let own = records
+            .values()
+            .filter(|other| other.owner == record.owner || self.has(Flaw::LimitsAllUsersTogether));
+        let counts = |other: &TokenRecord| {
+            other.counts_as_active(record.created_at) || self.has(Flaw::LimitCountsTheDead)
+        };
+        let active = own.filter(|other| counts(other)).count();
+        Ok(!self.has(Flaw::ForgetsLimit) && limit.is_some_and(|limit| active >= limit as usize))
+    }
+
+    fn store(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        let mut records = self.lock()?;
+        let same_digest = records.values().any(|other| other.digest == record.digest);
+        let same_id = records.contains_key(&record.id) && !self.has(Flaw::Overwrites);
+        if same_id || (same_digest && !self.has(Flaw::TakesEveryDigest)) {
+            return Err(StoreErrorKind::Duplicate.into());
+        }
+        let mut record = record.clone();
+        if self.has(Flaw::CutsNames) {
+            record.name = record.name.chars().take(255).collect();
+        }
+        if self.has(Flaw::EndsTextsAtNul) {
+            record.name = record.name.chars().take_while(|character| *character != '\0').collect();
+        }
+        if self.has(Flaw::TakesNothingForAll) && record.scopes == Grant::Only(ScopeSet::empty()) {
+            record.scopes = Grant::All;
+        }
+        records.insert(record.id, record);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl TokenStore for FlawedStore {
+    async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError> {
+        if self.has(Flaw::LimitIsCheckedTooLate) {
+            let full = self.is_full(record, limit)?;
+            self.store(record)?;
+            return if full { Err(StoreErrorKind::LimitReached.into()) } else { Ok(()) };
+        }
+        if self.is_full(record, limit)? {
+            return Err(StoreErrorKind::LimitReached.into());
+        }
+        if self.has(Flaw::LimitIsCheckedTooEarly) {
+            tokio::task::yield_now().await;
+        }
+        self.store(record)
+    }
+
+    async fn find(&self, digest: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
+        let length = if self.has(Flaw::FindsByPrefix) { 31 } else { 32 };
+        let start = |digest: &TokenDigest| digest.as_bytes().iter().copied().take(length).collect::<Vec<_>>();
+        let same = |other: &TokenDigest| start(other) == start(digest);
+        let alive = |record: &TokenRecord| record.revoked_at.is_none() || !self.has(Flaw::FindsTheLivingOnly);
+        Ok(self.lock()?.values().find(|record| same(&record.digest) && alive(record)).cloned())
+    }
+
+    async fn get(&self, owner: Owner<'_>, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
+        let seen =
+            |record: &TokenRecord| self.includes(owner, &record.owner) || self.has(Flaw::GetsForeignTokens);
+        Ok(self.lock()?.get(&id).filter(|record| seen(record)).cloned())
+    }
+
+    async fn list(&self, owner: Owner<'_>, page: Page) -> Result<Vec<TokenRecord>, StoreError> {
+        let older = |id: TokenId| match page.before {
+            Some(before) if self.has(Flaw::RepeatsTheCursor) => id <= before,
+            Some(before) => id < before,
+            None => true,
+        };
+        let records = self.lock()?;
+        let wanted =
+            records.values().rev().filter(|record| self.includes(owner, &record.owner) && older(record.id));
+        let limit = (page.limit as usize).saturating_add(usize::from(self.has(Flaw::ListsTooMany)));
+        let mut listed: Vec<_> = wanted.take(limit).cloned().collect();
+        if self.has(Flaw::ListsOldestFirst) {
+            listed.reverse();
+        }
+        Ok(listed)
+    }
+
+    async fn count(&self, owner: Owner<'_>) -> Result<u64, StoreError> {
+        let alive = |record: &TokenRecord| record.revoked_at.is_none() || self.has(Flaw::CountsRevoked);
+        let records = self.lock()?;
+        let counted = records.values().filter(|record| self.includes(owner, &record.owner) && alive(record));
+        Ok(counted.count() as u64)
+    }
+
+    async fn update(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        change: &Change,
+    ) -> Result<Option<TokenRecord>, StoreError> {
+        let mut records = self.lock()?;
+        let Some(record) = records.get_mut(&id) else { return Ok(None) };
+        if !self.includes(owner, &record.owner) && !self.has(Flaw::ChangesForeignTokens) {
+            return if self.has(Flaw::TellsForeignTokens) {
+                Err(StoreErrorKind::Conflict.into())
+            } else {
+                Ok(None)
+            };
+        }
+        let mut change = change.clone();
+        if self.has(Flaw::IgnoresRevisions) {
+            change.if_revision = None;
+        }
+        if self.has(Flaw::LiftsNoLimits) {
+            change.allowed_ips = change.allowed_ips.filter(Option::is_some);
+            change.disabled_at = change.disabled_at.filter(Option::is_some);
+        }
+        change.apply(record)?;
+        if self.has(Flaw::EnablesRevoked) && change.disabled_at == Some(None) {
+            record.revoked_at = None;
+        }
+        if self.has(Flaw::MovesRevocations) {
+            record.revoked_at = change.revoked_at.or(record.revoked_at);
+        }
+        if self.has(Flaw::LosesFields) {
+            record.allowed_ips = change.allowed_ips.flatten();
+        }
+        Ok(Some(record.clone()))
+    }
+
+    async fn rotate(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        rotation: &Rotation,
+    ) -> Result<Option<TokenRecord>, StoreError> {
+        let own = |record: &TokenRecord| {
+            self.includes(owner, &record.owner) || self.has(Flaw::RotatesForeignTokens)
+        };
+        let found = self.lock()?.get(&id).filter(|record| own(record)).cloned();
+        let Some(mut old) = found else { return Ok(None) };
+        let before = old.clone();
+        if self.has(Flaw::IgnoresRevisions) {
+            old.revision = rotation.if_revision;
+        }
+        if self.has(Flaw::RotatesRevoked) {
+            old.revoked_at = None;
+        }
+        if self.has(Flaw::RotatesAgain) && old.successor.take().is_some() {
+            old.revision = rotation.if_revision;
+        }
+        rotation.apply(&mut old)?;
+        if self.has(Flaw::RotationLengthens) {
+            old.expires_at = before.expires_at.max(Some(rotation.old_expires_at));
+        }
+        if self.has(Flaw::RotatesInTwoSteps) {
+            tokio::task::yield_now().await;
+        }
+        if self.has(Flaw::RotatesHalf) {
+            self.lock()?.insert(id, old.clone());
+        }
+        self.store(&rotation.successor)?;
+        self.lock()?.insert(id, old.clone());
+        Ok(Some(old))
+    }
+
+    async fn revoke_all(&self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        let mut digests = Vec::new();
+        for record in self.lock()?.values_mut() {
+            let own = self.includes(Owner::User(owner), &record.owner) || self.has(Flaw::RevokesEverybody);
+            if own && (record.revoked_at.is_none() || self.has(Flaw::RevokesAgain)) {
+                Change::revoke(at).apply(record)?;
+                record.revision -= u64::from(self.has(Flaw::RevokeAllIsNoChange));
+                digests.push(record.digest);
+            }
+        }
+        Ok(digests)
+    }
+
+    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
+        let mut records = self.lock()?;
+        for usage in batch {
+            let Some(record) = records.get_mut(&usage.id) else {
+                if self.has(Flaw::UseStopsAtUnknownIds) {
+                    break;
+                }
+                continue;
+            };
+            let before = record.clone();
+            usage.apply(record);
+            match self.flaw {
+                Some(Flaw::UseMovesBack) => record.last_used = Some(usage.last_used),
+                Some(Flaw::UseWraps) => record.request_count = before.request_count.wrapping_add(usage.count),
+                Some(Flaw::UseShortens) => record.expires_at = usage.renewed_to.or(before.expires_at),
+                Some(Flaw::UseCountsAsChange) => record.revision += 1,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        self.lock().map(drop)
+    }
+
+    async fn changes(&self, _: Option<ChangeCursor>) -> Result<Changes, StoreError> {
+        if self.has(Flaw::WaitsForEver) {
+            std::future::pending::<()>().await;
+        }
+        self.lock().map(|_| Changes::of(ChangeCursor(0), Vec::new()))
+    }
+}
