@@ -187,7 +187,7 @@ impl Event {
         self
     }
 
-    pub(crate) fn from_ip(mut self, client_ip: Option<IpAddr>) -> Self {
+    pub(crate) fn at_ip(mut self, client_ip: Option<IpAddr>) -> Self {
         self.client_ip = client_ip;
         self
     }

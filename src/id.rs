@@ -231,7 +231,8 @@ mod tests {
         let mut last = None;
         for step in 0..10_000i64 {
             // The clock stands still, runs, and steps back.
-            let now = UnixTime::from_millis(1_700_000_000_000 + (step / 50) * if step > 5000 { -1 } else { 1 });
+            let now =
+                UnixTime::from_millis(1_700_000_000_000 + (step / 50) * if step > 5000 { -1 } else { 1 });
             let id = ids.next(now).unwrap();
             assert!(Some(id) > last);
             assert_eq!(id.0.get().get_version_num(), 7);

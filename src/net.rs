@@ -248,7 +248,8 @@ impl TrustedProxies {
     /// When an entry is no address or network, or a network is the whole of IPv4 or IPv6, which would
     /// let every client choose its address.
     pub fn new<S: AsRef<str>>(addresses: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
-        let proxies = IpList::new(addresses).map_err(|error| ConfigError::new(format!("trusted proxies: {error}")))?;
+        let proxies =
+            IpList::new(addresses).map_err(|error| ConfigError::new(format!("trusted proxies: {error}")))?;
         if proxies.0.iter().any(|net| net.prefix_len() == 0) {
             return Err(ConfigError::new(
                 "trusted proxies: a network of prefix length 0 trusts everybody; name the proxies' own networks",
@@ -345,7 +346,12 @@ mod tests {
             ("no header", "10.0.0.1", &[], Some("10.0.0.1")),
             ("one hop", "10.0.0.1", &[b"198.51.100.7"], Some("198.51.100.7")),
             ("claimed hop left of the client", "10.0.0.1", &[b"1.1.1.1, 198.51.100.7"], Some("198.51.100.7")),
-            ("two lines are one list", "10.0.0.1", &[b"1.1.1.1", b"198.51.100.7,10.2.0.1"], Some("198.51.100.7")),
+            (
+                "two lines are one list",
+                "10.0.0.1",
+                &[b"1.1.1.1", b"198.51.100.7,10.2.0.1"],
+                Some("198.51.100.7"),
+            ),
             ("all trusted", "10.0.0.1", &[b"10.0.0.3, 10.0.0.2"], Some("10.0.0.3")),
             ("port", "10.0.0.1", &[b"198.51.100.7:4711"], Some("198.51.100.7")),
             ("IPv6", "::1", &[b"2001:db8::1"], Some("2001:db8::1")),
@@ -358,7 +364,12 @@ mod tests {
             ("octal", "10.0.0.1", &[b"010.0.0.1"], None),
             ("zone", "10.0.0.1", &[b"fe80::1%eth0"], None),
             ("non-ASCII", "10.0.0.1", &[b"198.51.100.7\xff"], None),
-            ("garbage left of the client is not reached", "10.0.0.1", &[b"x, 198.51.100.7"], Some("198.51.100.7")),
+            (
+                "garbage left of the client is not reached",
+                "10.0.0.1",
+                &[b"x, 198.51.100.7"],
+                Some("198.51.100.7"),
+            ),
         ] {
             assert_eq!(client(&proxies, peer, lines), expected.map(|ip| ip.parse().unwrap()), "{name}");
         }

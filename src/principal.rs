@@ -186,7 +186,6 @@ pub(crate) struct UseCount {
 impl Principal {
     /// Starts a principal for an authenticator of your own: `user` was verified by `method`. It has
     /// every scope and no role until told otherwise.
-    #[must_use]
     pub fn builder(method: AuthMethod, user: UserId) -> PrincipalBuilder {
         PrincipalBuilder {
             credential: Credential {
@@ -329,7 +328,7 @@ impl Principal {
 
     /// An event about this caller.
     pub(crate) fn event(&self, kind: EventKind) -> Event {
-        Event::new(kind).by(self.user_id()).token(self.token_id()).from_ip(self.client_ip)
+        Event::new(kind).by(self.user_id()).token(self.token_id()).at_ip(self.client_ip)
     }
 
     pub(crate) fn audit(&self) -> &Audit {

@@ -64,7 +64,8 @@ impl ScopeSet {
     /// than as its last segment, or when there are more than 64.
     pub fn new<S: AsRef<str>>(scopes: impl IntoIterator<Item = S>) -> Result<Self, InvalidScope> {
         let valid = |scope: &str| {
-            is_name(scope) && (!scope.contains('*') || !wildcard_prefix(scope).is_none_or(|p| p.contains('*')))
+            is_name(scope)
+                && (!scope.contains('*') || !wildcard_prefix(scope).is_none_or(|p| p.contains('*')))
         };
         collect_names(scopes, valid).map(Self)
     }

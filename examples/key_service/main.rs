@@ -13,7 +13,7 @@ use keyward::{
     AdminProof, AuthLayer, TokenManager, UserId,
     auth::{AnyOf, ApiKeyAuth, Authenticator, StaticAuth},
     manage::{ListQuery, NewToken},
-    scope::{Grant, RoleSet},
+    scope::RoleSet,
     store::{MemoryStore, SqliteStore, TokenStore},
     token::TokenClass,
 };
@@ -101,8 +101,7 @@ async fn print_first_admin_key(tokens: &TokenManager) -> Result<(), Box<dyn Erro
     }
     let admin = NewToken::named("first admin key")
         .for_user(UserId::new(BOOTSTRAP_ADMIN)?)
-        .with_class(TokenClass::Admin)
-        .with_roles(Grant::Only(RoleSet::new(["admin"])?));
+        .with_class(TokenClass::Admin);
     let issued = tokens.create(&operator, admin).await?;
     println!("admin key: {}", issued.key.expose());
     Ok(())

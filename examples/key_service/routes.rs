@@ -17,7 +17,11 @@ use crate::{
     settings::Settings,
 };
 
-pub fn app(settings: &Settings, tokens: &TokenManager, auth: AuthLayer) -> Result<Router, ConfigError> {
+pub(crate) fn app(
+    settings: &Settings,
+    tokens: &TokenManager,
+    auth: AuthLayer,
+) -> Result<Router, ConfigError> {
     let keys = OwnTokens::new(tokens.clone()).debug_ownership(settings.debug_ownership).into_router();
     let jobs = Jobs::default();
     // Everything below these prefixes is behind the layer, whether a route is there or not.

@@ -9,17 +9,17 @@ use keyward::{
 };
 
 #[derive(Clone, Debug)]
-pub struct Settings {
-    pub listen: String,
-    pub database: Database,
-    pub static_tokens: Option<StaticList>,
-    pub admin_users: HashSet<UserId>,
-    pub trusted_proxies: Option<TrustedProxies>,
-    pub debug_ownership: bool,
+pub(crate) struct Settings {
+    pub(crate) listen: String,
+    pub(crate) database: Database,
+    pub(crate) static_tokens: Option<StaticList>,
+    pub(crate) admin_users: HashSet<UserId>,
+    pub(crate) trusted_proxies: Option<TrustedProxies>,
+    pub(crate) debug_ownership: bool,
 }
 
 #[derive(Clone, Debug)]
-pub enum Database {
+pub(crate) enum Database {
     Memory,
     Sqlite(PathBuf),
 }
@@ -38,16 +38,20 @@ const KNOWN: [&str; 7] = [
 impl Settings {
     /// Reads the environment, and says of a wrong value which variable it is and what to change.
     #[expect(clippy::disallowed_methods, reason = "the one place of this service that reads the environment")]
-    pub fn from_env() -> Result<Self, ConfigError> {
+    pub(crate) fn from_env() -> Result<Self, ConfigError> {
         for (name, _) in std::env::vars_os() {
-            if let Some(name) = name.to_str().filter(|name| name.starts_with("KEYWARD_") && !KNOWN.contains(name)) {
+            if let Some(name) =
+                name.to_str().filter(|name| name.starts_with("KEYWARD_") && !KNOWN.contains(name))
+            {
                 tracing::warn!(name, "this variable is not known here and has no effect; is it mistyped?");
             }
         }
         Self::read(|name| match std::env::var(name) {
             Ok(value) => Ok(Some(value)),
             Err(std::env::VarError::NotPresent) => Ok(None),
-            Err(std::env::VarError::NotUnicode(_)) => Err(ConfigError::new(format!("{name} is not valid UTF-8"))),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(ConfigError::new(format!("{name} is not valid UTF-8")))
+            }
         })
     }
 
@@ -62,9 +66,20 @@ impl Settings {
             listen: get("KEYWARD_LISTEN")?.unwrap_or_else(|| "127.0.0.1:3000".to_owned()),
             database: parse_database(&database)?,
             static_tokens: static_tokens.map_err(|error| ConfigError::new(format!("API_TOKENS: {error}")))?,
-            admin_users: admins.split(',').map(str::trim).filter(|user| !user.is_empty()).map(parse_user).collect::<Result<_, _>>()?,
-            trusted_proxies: parse_proxies(get("KEYWARD_TRUSTED_PROXIES")?, get("KEYWARD_CLIENT_IP_HEADER")?)?,
-            debug_ownership: parse_switch("KEYWARD_DEBUG_OWNERSHIP", get("KEYWARD_DEBUG_OWNERSHIP")?)?,
+            admin_users: admins
+                .split(',')
+                .map(str::trim)
+                .filter(|user| !user.is_empty())
+                .map(parse_user)
+                .collect::<Result<_, _>>()?,
+            trusted_proxies: parse_proxies(
+                get("KEYWARD_TRUSTED_PROXIES")?,
+                get("KEYWARD_CLIENT_IP_HEADER")?,
+            )?,
+            debug_ownership: parse_switch(
+                "KEYWARD_DEBUG_OWNERSHIP",
+                get("KEYWARD_DEBUG_OWNERSHIP")?.as_deref(),
+            )?,
         })
     }
 }
@@ -83,17 +98,21 @@ fn parse_user(user: &str) -> Result<UserId, ConfigError> {
     UserId::new(user).map_err(|error| ConfigError::new(format!("KEYWARD_ADMIN_USERS: {error}")))
 }
 
-fn parse_proxies(list: Option<String>, header: Option<String>) -> Result<Option<TrustedProxies>, ConfigError> {
+fn parse_proxies(
+    list: Option<String>,
+    header: Option<String>,
+) -> Result<Option<TrustedProxies>, ConfigError> {
     let header = header.filter(|header| !header.is_empty()).map(|header| header.parse::<ForwardedHeader>());
-    let header = header.transpose().map_err(|error| ConfigError::new(format!("KEYWARD_CLIENT_IP_HEADER: {error}")))?;
+    let header =
+        header.transpose().map_err(|error| ConfigError::new(format!("KEYWARD_CLIENT_IP_HEADER: {error}")))?;
     let Some(list) = list.filter(|list| !list.trim().is_empty()) else { return Ok(None) };
     let proxies = TrustedProxies::new(list.split(',').map(str::trim));
     let proxies = proxies.map_err(|error| ConfigError::new(format!("KEYWARD_TRUSTED_PROXIES: {error}")))?;
     Ok(Some(proxies.with_header(header.unwrap_or_default())))
 }
 
-fn parse_switch(name: &str, value: Option<String>) -> Result<bool, ConfigError> {
-    match value.as_deref() {
+fn parse_switch(name: &str, value: Option<&str>) -> Result<bool, ConfigError> {
+    match value {
         Some("true" | "1") => Ok(true),
         None | Some("" | "false" | "0") => Ok(false),
         Some(_) => Err(ConfigError::new(format!("{name} must be `true` or `false`"))),
@@ -105,7 +124,8 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Settings, String> {
-        let value = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let value =
+            |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         Settings::read(|name| Ok(value(name))).map_err(|error| error.to_string())
     }
 

@@ -42,7 +42,9 @@ mod view;
 
 pub use body::JsonBody;
 pub use problem::ApiError;
-use request::{AdminList, AuditReason, CreateBody, CreateForBody, ListParams, PatchBody, RotateBody, TokenPath};
+use request::{
+    AdminList, AuditReason, CreateBody, CreateForBody, ListParams, PatchBody, RotateBody, TokenPath,
+};
 use view::{Issued, Ownership, TokenList, TokenView};
 
 /// The longest body that is read, in bytes.
@@ -162,7 +164,11 @@ async fn answer_list<'a>(
     Ok(Json(TokenList::new(tokens, &page)).into_response())
 }
 
-async fn show(me: Principal, State(tokens): State<TokenManager>, id: TokenPath) -> Result<Response, ApiError> {
+async fn show(
+    me: Principal,
+    State(tokens): State<TokenManager>,
+    id: TokenPath,
+) -> Result<Response, ApiError> {
     let record = tokens.get(&me, id.0).await?;
     Ok(Json(TokenView::new(&tokens, &record)).into_response())
 }

@@ -142,7 +142,8 @@ impl ListParams {
         }
         if let Some(cursor) = self.cursor {
             let cursor = cursor.parse::<TokenId>();
-            let cursor = cursor.map_err(|_| ApiError::bad_request("`cursor` is the `next_cursor` of a page."))?;
+            let cursor =
+                cursor.map_err(|_| ApiError::bad_request("`cursor` is the `next_cursor` of a page."))?;
             query = query.with_cursor(Some(cursor));
         }
         Ok(match self.status {
@@ -178,7 +179,8 @@ pub(super) fn params<T: DeserializeOwned>(params: Result<Query<T>, QueryRejectio
 }
 
 fn read_user(user: &str) -> Result<UserId, ApiError> {
-    let sentence = "`user_id` is 1 to 255 bytes without control characters and without white space at its ends.";
+    let sentence =
+        "`user_id` is 1 to 255 bytes without control characters and without white space at its ends.";
     UserId::new(user).map_err(|_| ApiError::bad_request(sentence))
 }
 
@@ -225,6 +227,10 @@ impl<S: Send + Sync> FromRequestParts<S> for AuditReason {
         };
         let reason = std::str::from_utf8(reason.as_bytes()).map_err(|_| wrong())?.trim();
         let fits = (1..=200).contains(&reason.chars().count());
-        if fits && !reason.chars().any(crate::id::is_unprintable) { Ok(Self(reason.to_owned())) } else { Err(wrong()) }
+        if fits && !reason.chars().any(crate::id::is_unprintable) {
+            Ok(Self(reason.to_owned()))
+        } else {
+            Err(wrong())
+        }
     }
 }

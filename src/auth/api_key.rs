@@ -108,7 +108,7 @@ impl TokenLookup {
     fn alert_revoked(&self, error: &AuthError, client_ip: Option<IpAddr>) {
         if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner()) {
             let event = Event::alert(Alert::RevokedTokenUsed).owned_by(owner).token(error.token());
-            self.inner().audit.emit(event.from_ip(client_ip));
+            self.inner().audit.emit(event.at_ip(client_ip));
         }
     }
 }

@@ -79,7 +79,11 @@ impl CredentialReader {
         let taken = [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION, header::HOST];
         match name.parse::<HeaderName>() {
             Ok(name) if !taken.contains(&name) => self.key_header = name,
-            _ => return Err(ConfigError::new("the key header must be a header name of its own, such as X-API-Key")),
+            _ => {
+                return Err(ConfigError::new(
+                    "the key header must be a header name of its own, such as X-API-Key",
+                ));
+            }
         }
         Ok(self)
     }
@@ -91,7 +95,9 @@ impl CredentialReader {
     /// When `name` is no cookie name (RFC 6265, section 4.1.1).
     pub fn with_cookie(mut self, name: &str) -> Result<Self, ConfigError> {
         if name.is_empty() || !name.bytes().all(is_tchar) {
-            return Err(ConfigError::new("the cookie's name must be letters, digits and any of !#$%&'*+-.^_`|~"));
+            return Err(ConfigError::new(
+                "the cookie's name must be letters, digits and any of !#$%&'*+-.^_`|~",
+            ));
         }
         self.cookie = Some(name.into());
         Ok(self)
@@ -103,8 +109,12 @@ impl CredentialReader {
     /// # Errors
     /// When `name` is empty or would have to be escaped.
     pub fn with_insecure_query(mut self, name: &str) -> Result<Self, ConfigError> {
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
-            return Err(ConfigError::new("the query parameter's name must be letters, digits and any of -_."));
+        if name.is_empty()
+            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        {
+            return Err(ConfigError::new(
+                "the query parameter's name must be letters, digits and any of -_.",
+            ));
         }
         self.query = Some(name.into());
         Ok(self)
@@ -188,9 +198,7 @@ fn one_of<'a>(
     b: Option<Presented<'a>>,
 ) -> Result<Option<Presented<'a>>, AuthError> {
     match (a, b) {
-        (Some(_), Some(_)) => {
-            Err(AuthError::because(AuthErrorKind::BadRequest, Refusal::SeveralCredentials))
-        }
+        (Some(_), Some(_)) => Err(AuthError::because(AuthErrorKind::BadRequest, Refusal::SeveralCredentials)),
         (found, None) | (None, found) => Ok(found),
     }
 }
@@ -207,7 +215,11 @@ fn read_token(token: &str) -> Result<&str, AuthError> {
     if token.is_empty() || token.len() > MAX_BYTES {
         return Err(AuthError::invalid(Refusal::Unreadable));
     }
-    if token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') { Ok(token) } else { Err(unreadable()) }
+    if token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') {
+        Ok(token)
+    } else {
+        Err(unreadable())
+    }
 }
 
 /// The token of `Authorization: Bearer <b64token>` (RFC 6750, section 2.1). Another scheme is no
@@ -277,7 +289,12 @@ mod tests {
         headers
     }
 
-    fn outcome(reader: &CredentialReader, method: &Method, uri: &str, lines: Lines<'_>) -> Result<Option<String>, u16> {
+    fn outcome(
+        reader: &CredentialReader,
+        method: &Method,
+        uri: &str,
+        lines: Lines<'_>,
+    ) -> Result<Option<String>, u16> {
         let uri = uri.parse().unwrap();
         let headers = headers(lines);
         let read = reader.read(method, &uri, &headers);
@@ -326,7 +343,11 @@ mod tests {
         let reader = CredentialReader::default();
         for (name, lines, expected) in cases {
             let expected = expected.map(|found| found.map(str::to_owned));
-            assert_eq!(outcome(&reader, &Method::GET, "/?x-api-key=abc&access_token=abc", lines), expected, "{name}");
+            assert_eq!(
+                outcome(&reader, &Method::GET, "/?x-api-key=abc&access_token=abc", lines),
+                expected,
+                "{name}"
+            );
         }
         let long = "x".repeat(MAX_BYTES + 1);
         assert_eq!(outcome(&reader, &Method::GET, "/", &[("x-api-key", long.as_bytes())]), Err(401));
@@ -353,8 +374,18 @@ mod tests {
             ("same origin", Method::POST, &[("sec-fetch-site", &b"same-origin"[..])], ok.clone()),
             ("same site", Method::POST, &[("sec-fetch-site", b"same-site")], Err(403)),
             ("none", Method::DELETE, &[("sec-fetch-site", b"none")], Err(403)),
-            ("origin", Method::POST, &[("origin", b"https://api.example"), ("host", b"api.example")], ok.clone()),
-            ("other origin", Method::POST, &[("origin", b"https://evil.example"), ("host", b"api.example")], Err(403)),
+            (
+                "origin",
+                Method::POST,
+                &[("origin", b"https://api.example"), ("host", b"api.example")],
+                ok.clone(),
+            ),
+            (
+                "other origin",
+                Method::POST,
+                &[("origin", b"https://evil.example"), ("host", b"api.example")],
+                Err(403),
+            ),
             ("null origin", Method::POST, &[("origin", b"null"), ("host", b"null")], Err(403)),
             (
                 "fetch metadata outweighs the origin",

@@ -43,7 +43,8 @@ impl StaticAuth {
     /// Accepts the tokens of `list`.
     #[must_use]
     pub fn new(list: &StaticList) -> Self {
-        let auth = Self { list: list.clone(), audit: Audit::default(), roles: None, credentials: Arc::default() };
+        let auth =
+            Self { list: list.clone(), audit: Audit::default(), roles: None, credentials: Arc::default() };
         auth.rebuilt()
     }
 
@@ -64,7 +65,8 @@ impl StaticAuth {
     fn rebuilt(mut self) -> Self {
         let mut credentials = HashTable::new();
         for record in self.list.records() {
-            let roles = self.roles.as_ref().map_or_else(RoleSet::empty, |roles| roles.roles_of(&record.owner));
+            let roles =
+                self.roles.as_ref().map_or_else(RoleSet::empty, |roles| roles.roles_of(&record.owner));
             let builder = Principal::builder(AuthMethod::Static, record.owner.clone()).roles(roles);
             let builder = builder.audit(self.audit.clone());
             let credential = Arc::new(builder.into_credential(record.digest));

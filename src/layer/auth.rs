@@ -344,7 +344,7 @@ impl<R> AuthLayer<R> {
         let id = head.request_id().map_or_else(new_request_id, |id| Some(id.into()));
         let client_ip = self.shared.client_ip.client_ip(head.headers, head.extensions);
         let reason = error.reason().unwrap_or(Refusal::Policy);
-        let event = Event::new(EventKind::AccessRefused(reason)).token(error.token()).from_ip(client_ip);
+        let event = Event::new(EventKind::AccessRefused(reason)).token(error.token()).at_ip(client_ip);
         let event = event.in_request(id.as_deref());
         self.shared.audit.emit(match error.owner() {
             Some(owner) => event.owned_by(owner),

@@ -96,7 +96,9 @@ where
     }
 }
 
-impl<S: Service<Request<ReqBody>>, R, ReqBody, ResBody> fmt::Debug for ResponseFuture<S, R, ReqBody, ResBody> {
+impl<S: Service<Request<ReqBody>>, R, ReqBody, ResBody> fmt::Debug
+    for ResponseFuture<S, R, ReqBody, ResBody>
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

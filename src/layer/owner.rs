@@ -96,7 +96,8 @@ impl OwnerLayer {
     /// # Errors
     /// When the pattern does not start with `/` or has not exactly one segment in braces.
     pub fn path(pattern: &str) -> Result<Self, ConfigError> {
-        let is_owner = |segment: &str| segment.len() > 2 && segment.starts_with('{') && segment.ends_with('}');
+        let is_owner =
+            |segment: &str| segment.len() > 2 && segment.starts_with('{') && segment.ends_with('}');
         let segments = pattern.strip_prefix('/').map(|rest| rest.split('/').collect::<Vec<_>>());
         match segments {
             Some(segments) if segments.iter().filter(|segment| is_owner(segment)).count() == 1 => {
@@ -155,7 +156,12 @@ impl<R> OwnerLayer<R> {
 
 impl Shared {
     /// The rule itself: the owner passes, an administrator where that was allowed, nobody else.
-    fn check(&self, head: &RequestHead<'_>, principal: &Principal, owner: Option<&str>) -> Result<(), AuthError> {
+    fn check(
+        &self,
+        head: &RequestHead<'_>,
+        principal: &Principal,
+        owner: Option<&str>,
+    ) -> Result<(), AuthError> {
         let Some(owner) = owner else {
             return Err(AuthError::because(AuthErrorKind::NotFound, Refusal::NotOwner));
         };

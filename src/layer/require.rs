@@ -149,7 +149,11 @@ impl Rule {
                 if enough { Ok(()) } else { Err(no_role()) }
             }
             Self::AnyRole(roles) => {
-                if roles.iter().any(|role| principal.has_role(role)) { Ok(()) } else { Err(no_role()) }
+                if roles.iter().any(|role| principal.has_role(role)) {
+                    Ok(())
+                } else {
+                    Err(no_role())
+                }
             }
             Self::Policy(policy) => match policy.allows(principal, head) {
                 true => Ok(()),
@@ -177,7 +181,10 @@ pub struct Require<S, R = ProblemJson> {
 
 impl<S: fmt::Debug, R> fmt::Debug for Require<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Require").field("inner", &self.inner).field("rule", &self.rule).finish_non_exhaustive()
+        f.debug_struct("Require")
+            .field("inner", &self.inner)
+            .field("rule", &self.rule)
+            .finish_non_exhaustive()
     }
 }
 

@@ -145,7 +145,12 @@ impl TokenManager {
         Ok((key, record))
     }
 
-    fn set_rights(&self, actor: Actor<'_>, new: &NewToken, record: &mut TokenRecord) -> Result<(), TokenError> {
+    fn set_rights(
+        &self,
+        actor: Actor<'_>,
+        new: &NewToken,
+        record: &mut TokenRecord,
+    ) -> Result<(), TokenError> {
         let limited = actor.presented().filter(|principal| !principal.credential().all_roles);
         record.class = new.class;
         record.scopes = new.scopes.clone();
@@ -171,7 +176,12 @@ impl TokenManager {
         if rights::covers(presented, &rights) { Ok(()) } else { Err(TokenError::BeyondOwnRights) }
     }
 
-    fn set_lifetime(&self, actor: Actor<'_>, new: &NewToken, record: &mut TokenRecord) -> Result<(), TokenError> {
+    fn set_lifetime(
+        &self,
+        actor: Actor<'_>,
+        new: &NewToken,
+        record: &mut TokenRecord,
+    ) -> Result<(), TokenError> {
         let policy = self.inner().lifetimes.policy(new.class);
         let latest = rights::latest_end(actor.presented());
         record.hard_end = Some(latest).filter(|end| *end < UnixTime::MAX);
@@ -183,10 +193,13 @@ impl TokenManager {
             Some(lifetime) if policy.maximum().is_some_and(|maximum| lifetime > maximum) => {
                 return Err(TokenError::Invalid("the lifetime is longer than the policy's maximum"));
             }
-            Some(lifetime) if now.saturating_add(lifetime) > latest => return Err(TokenError::BeyondOwnRights),
+            Some(lifetime) if now.saturating_add(lifetime) > latest => {
+                return Err(TokenError::BeyondOwnRights);
+            }
             Some(lifetime) => record.expires_at = Some(now.saturating_add(lifetime)),
             None => {
-                let default = policy.lifetime().map_or(UnixTime::MAX, |lifetime| now.saturating_add(lifetime));
+                let default =
+                    policy.lifetime().map_or(UnixTime::MAX, |lifetime| now.saturating_add(lifetime));
                 let end = default.min(hard_end(record, policy));
                 record.expires_at = Some(end).filter(|end| *end < UnixTime::MAX);
                 record.rolling = policy.lifetime().is_some();
@@ -373,7 +386,12 @@ impl TokenManager {
     }
 
     /// Changes the stored record and makes every cache forget it before it returns.
-    async fn change(&self, actor: Actor<'_>, id: TokenId, change: &Change) -> Result<TokenRecord, TokenError> {
+    async fn change(
+        &self,
+        actor: Actor<'_>,
+        id: TokenId,
+        change: &Change,
+    ) -> Result<TokenRecord, TokenError> {
         let forget = ForgetAll(self.inner());
         let changed = self.ask(self.inner().store.update(actor.scope(), id, change)).await;
         if let Ok(Some(record)) = &changed {
@@ -603,7 +621,7 @@ impl TokenManager {
 }
 
 fn event(actor: Actor<'_>, kind: EventKind, owner: Option<&UserId>, token: Option<TokenId>) -> Event {
-    let event = Event::new(kind).by(actor.user()).token(token).from_ip(actor.client_ip());
+    let event = Event::new(kind).by(actor.user()).token(token).at_ip(actor.client_ip());
     match owner {
         Some(owner) => event.owned_by(owner),
         None => event,

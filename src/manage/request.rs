@@ -227,7 +227,10 @@ impl TokenUpdate {
 
     /// Whether it can only take rights away.
     pub(crate) fn only_disables(&self) -> bool {
-        matches!(self, Self { name: None, scopes: None, allowed_ips: None, metadata: None, enabled: Some(false) })
+        matches!(
+            self,
+            Self { name: None, scopes: None, allowed_ips: None, metadata: None, enabled: Some(false) }
+        )
     }
 
     /// Whether it touches what the token may do.

@@ -305,9 +305,9 @@ impl<E: Entry> Table<E> {
 
     fn evict(&mut self) -> Option<E> {
         let length = self.slots.len();
-        let looks = (self.hand..self.hand + EVICTION_LOOKS.min(length)).map(|at| at % length.max(1));
-        let idle = looks.clone().find(|at| self.slots.get(*at).is_some_and(|entry| !entry.in_use()));
-        let victim = idle.or_else(|| looks.last())?;
+        let mut looks = (self.hand..self.hand + EVICTION_LOOKS.min(length)).map(|at| at % length.max(1));
+        let idle = looks.find(|at| self.slots.get(*at).is_some_and(|entry| !entry.in_use()));
+        let victim = idle.unwrap_or(self.hand % length.max(1));
         self.hand = victim + 1;
         let digest = *self.slots.get(victim)?.digest();
         self.remove(&digest)
@@ -350,7 +350,14 @@ mod tests {
 
     fn dead(n: u64) -> Arc<Dead> {
         let (fresh_from, fresh_until) = (UnixTime::from_millis(10), UnixTime::from_millis(20));
-        Arc::new(Dead { digest: digest(n), reason: Refusal::Unknown, token: None, owner: None, fresh_from, fresh_until })
+        Arc::new(Dead {
+            digest: digest(n),
+            reason: Refusal::Unknown,
+            token: None,
+            owner: None,
+            fresh_from,
+            fresh_until,
+        })
     }
 
     fn credential(n: u64) -> Arc<Credential> {
@@ -402,7 +409,9 @@ mod tests {
     fn a_leader_that_gives_up_lets_the_next_one_lead() {
         let cache = TokenCache::new(64, 64);
         let leader = lead(&cache, 1);
-        let Entered::Follow(mut follower) = cache.enter(&digest(1), NOW) else { panic!("expected to follow") };
+        let Entered::Follow(mut follower) = cache.enter(&digest(1), NOW) else {
+            panic!("expected to follow")
+        };
         drop(leader);
         assert!(follower.borrow_and_update().is_none());
         assert!(follower.has_changed().is_err(), "the channel is closed");
@@ -431,7 +440,8 @@ mod tests {
         }
         let kept = (0..300).filter(|n| matches!(cache.get(&digest(*n), NOW), Cached::Live(_))).count();
         assert_eq!(kept, 300);
-        let negatives: usize = cache.shards.iter().map(|shard| shard.0.read().unwrap().dead.slots.len()).sum();
+        let negatives: usize =
+            cache.shards.iter().map(|shard| shard.0.read().unwrap().dead.slots.len()).sum();
         assert!(negatives <= 64, "{negatives}");
     }
 

@@ -205,7 +205,13 @@ impl Inner {
         }))
     }
 
-    fn dead(&self, digest: TokenDigest, reason: Refusal, record: Option<&TokenRecord>, now: UnixTime) -> Dead {
+    fn dead(
+        &self,
+        digest: TokenDigest,
+        reason: Refusal,
+        record: Option<&TokenRecord>,
+        now: UnixTime,
+    ) -> Dead {
         Dead {
             digest,
             reason,
@@ -220,12 +226,14 @@ impl Inner {
     pub(crate) fn watch<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
         let down = match &answer {
             Ok(_) => false,
-            Err(error) => match error.kind() {
-                StoreErrorKind::Unavailable | StoreErrorKind::Corrupt | StoreErrorKind::Incompatible => true,
-                _ => false,
-            },
+            Err(error) => matches!(
+                error.kind(),
+                StoreErrorKind::Unavailable | StoreErrorKind::Corrupt | StoreErrorKind::Incompatible
+            ),
         };
-        if self.store_down.load(Ordering::Relaxed) != down && self.store_down.swap(down, Ordering::Relaxed) != down {
+        if self.store_down.load(Ordering::Relaxed) != down
+            && self.store_down.swap(down, Ordering::Relaxed) != down
+        {
             let event = match &answer {
                 Err(error) => Event::alert(Alert::StoreUnavailable).because(&error.to_string()),
                 Ok(_) => Event::alert(Alert::StoreRecovered),
@@ -256,7 +264,9 @@ impl Inner {
     /// Adds to `record` what is counted and not written yet.
     pub(crate) fn add_unwritten_use(&self, record: &mut TokenRecord) {
         if let Some(credential) = self.cache.peek(&record.digest) {
-            self.usage_of(&credential, credential.uses.peek()).into_iter().for_each(|usage| usage.apply(record));
+            self.usage_of(&credential, credential.uses.peek())
+                .into_iter()
+                .for_each(|usage| usage.apply(record));
         }
     }
 

@@ -74,7 +74,8 @@ impl TokenStore for MemoryStore {
     async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError> {
         let mut tokens = self.write();
         let now = record.created_at;
-        let active = || tokens.of(Owner::User(&record.owner)).filter(|other| other.counts_as_active(now)).count();
+        let active =
+            || tokens.of(Owner::User(&record.owner)).filter(|other| other.counts_as_active(now)).count();
         if limit.is_some_and(|limit| active() >= limit as usize) {
             return Err(StoreErrorKind::LimitReached.into());
         }
@@ -92,7 +93,8 @@ impl TokenStore for MemoryStore {
 
     async fn list(&self, owner: Owner<'_>, page: Page) -> Result<Vec<TokenRecord>, StoreError> {
         let tokens = self.read();
-        let older = tokens.of(owner).rev().filter(|record| page.before.is_none_or(|before| record.id < before));
+        let older =
+            tokens.of(owner).rev().filter(|record| page.before.is_none_or(|before| record.id < before));
         Ok(older.take(page.limit as usize).cloned().collect())
     }
 
@@ -129,7 +131,8 @@ impl TokenStore for MemoryStore {
 
     async fn revoke_all(&self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
         let mut tokens = self.write();
-        let own = tokens.by_id.values_mut().filter(|record| record.owner == *owner && record.revoked_at.is_none());
+        let own =
+            tokens.by_id.values_mut().filter(|record| record.owner == *owner && record.revoked_at.is_none());
         let mut revoked = Vec::new();
         for record in own {
             Change::revoke(at).apply(record)?;

@@ -277,7 +277,8 @@ impl Change {
         if self.if_revision.is_some_and(|revision| revision != record.revision) {
             return Err(StoreErrorKind::Conflict.into());
         }
-        let Self { name, scopes, allowed_ips, metadata, disabled_at, revoked_at, if_revision: _ } = self.clone();
+        let Self { name, scopes, allowed_ips, metadata, disabled_at, revoked_at, if_revision: _ } =
+            self.clone();
         record.name = name.unwrap_or_else(|| std::mem::take(&mut record.name));
         record.metadata = metadata.unwrap_or_else(|| std::mem::take(&mut record.metadata));
         if let Some(scopes) = scopes {

@@ -89,7 +89,9 @@ fn parse_entry(entry: &str) -> Result<TokenRecord, &'static str> {
     check_strength(token)?;
     let digest = TokenDigest::of(token.as_bytes());
     let owner = match label {
-        Some(label) => UserId::new(label).map_err(|_| "has a label that is no user id; write `label:token`")?,
+        Some(label) => {
+            UserId::new(label).map_err(|_| "has a label that is no user id; write `label:token`")?
+        }
         None => {
             let (start, _) = digest.as_bytes().split_at(8);
             let hex: String = start.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -111,7 +113,9 @@ fn check_strength(token: &str) -> Result<(), &'static str> {
         return Err("has no token; remove it or write `label:token`");
     }
     if !crate::auth::is_bearer_token(token.as_bytes()) {
-        return Err("has a token with characters that no header can carry; use letters, digits and -._~+/ only");
+        return Err(
+            "has a token with characters that no header can carry; use letters, digits and -._~+/ only",
+        );
     }
     if token.starts_with("eyJ") && token.bytes().filter(|b| *b == b'.').count() == 2 {
         return Err("looks like a JWT; a static token must be opaque");
@@ -119,13 +123,14 @@ fn check_strength(token: &str) -> Result<(), &'static str> {
     if KeyFormat::default().shape(token.as_bytes()) == Shape::WellFormed {
         return Err("is an API key that keyward issued; it needs no entry here");
     }
-    let groups: [(fn(&u8) -> bool, f64); 4] = [
-        (u8::is_ascii_digit, 10.0),
-        (|b| (b'a'..=b'f').contains(b), 6.0),
-        (|b| (b'g'..=b'z').contains(b), 20.0),
-        (u8::is_ascii_uppercase, 26.0),
+    let has = |group: fn(&u8) -> bool| token.bytes().any(|byte| group(&byte));
+    let groups = [
+        (has(u8::is_ascii_digit), 10.0),
+        (has(|b| (b'a'..=b'f').contains(b)), 6.0),
+        (has(|b| (b'g'..=b'z').contains(b)), 20.0),
+        (has(u8::is_ascii_uppercase), 26.0),
     ];
-    let alphabet: f64 = groups.iter().filter(|(has, _)| token.bytes().any(|b| has(&b))).map(|(_, size)| size).sum();
+    let alphabet: f64 = groups.iter().filter(|(has, _)| *has).map(|(_, size)| size).sum();
     let bits = period(token.as_bytes()) as f64 * alphabet.max(1.0).log2();
     if bits < MIN_BITS || distinct(token.as_bytes()) < 8 {
         return Err("is too easy to guess; make one with `openssl rand -hex 32`");
@@ -188,7 +193,12 @@ impl TokenStore for StaticList {
         Err(StoreErrorKind::ReadOnly.into())
     }
 
-    async fn rotate(&self, _: Owner<'_>, _: TokenId, _: &Rotation) -> Result<Option<TokenRecord>, StoreError> {
+    async fn rotate(
+        &self,
+        _: Owner<'_>,
+        _: TokenId,
+        _: &Rotation,
+    ) -> Result<Option<TokenRecord>, StoreError> {
         Err(StoreErrorKind::ReadOnly.into())
     }
 

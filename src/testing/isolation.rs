@@ -260,4 +260,3 @@ where
         answers
     }
 }
-

@@ -1,7 +1,10 @@
 //! For tests of services that use keyward: a clock to set, a sink to look into, the isolation check, and
 //! the conformance suite for stores.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::{AtomicI64, Ordering}};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicI64, Ordering},
+};
 use std::time::Duration;
 
 use crate::{

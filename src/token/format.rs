@@ -170,6 +170,7 @@ fn decode_checksum(digits: &[u8]) -> Option<u32> {
 }
 
 const NO_DIGIT: u8 = 0x80;
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
 static DIGITS: [u8; 256] = {
     let mut values = [NO_DIGIT; 256];
     let mut i = 0;
@@ -203,6 +204,7 @@ fn crc32(mut state: u32, bytes: &[u8]) -> u32 {
     state
 }
 
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
 static CRC: [[u32; 256]; 8] = {
     let mut tables = [[0; 256]; 8];
     let mut i = 0;
@@ -237,7 +239,9 @@ mod tests {
 
     #[test]
     fn prefixes_are_checked_with_a_sentence() {
-        for bad in ["", "k", "K_live", "1kw", "_kw", "kw_", "kw__live", "kw-live", "a23456789012345678", "kw é"] {
+        for bad in
+            ["", "k", "K_live", "1kw", "_kw", "kw_", "kw__live", "kw-live", "a23456789012345678", "kw é"]
+        {
             let error = KeyFormat::new(bad).unwrap_err().to_string();
             assert!(error.contains("must be 2 to 16 lower-case"), "{bad:?}: {error}");
         }
@@ -247,7 +251,8 @@ mod tests {
     #[test]
     fn every_character_is_used_and_no_key_repeats() {
         let format = KeyFormat::default();
-        let keys: HashSet<String> = (0..20_000).map(|_| format.generate().unwrap().expose().to_owned()).collect();
+        let keys: HashSet<String> =
+            (0..20_000).map(|_| format.generate().unwrap().expose().to_owned()).collect();
         assert_eq!(keys.len(), 20_000);
         let mut counts = [0u32; 256];
         for key in &keys {

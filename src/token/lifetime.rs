@@ -194,7 +194,11 @@ impl Decision {
             Err(Refusal::ReadOnly) => "refused: expired, and its grace period allows safe methods only",
             Err(_) => "refused",
         };
-        if self.until == UnixTime::MAX { what.to_owned() } else { format!("{what}; this changes at {}", self.until) }
+        if self.until == UnixTime::MAX {
+            what.to_owned()
+        } else {
+            format!("{what}; this changes at {}", self.until)
+        }
     }
 }
 
@@ -362,9 +366,15 @@ mod tests {
 
     fn any_policy() -> impl Strategy<Value = LifetimePolicy> {
         let days = || prop::option::of((0u32..500).prop_map(|days| days * DAY));
-        (days(), any::<bool>(), days(), days(), days()).prop_map(|(lifetime, rolling, idle, maximum, grace)| {
-            LifetimePolicy { lifetime, rolling, idle_timeout: idle, maximum, grace }
-        })
+        (days(), any::<bool>(), days(), days(), days()).prop_map(
+            |(lifetime, rolling, idle, maximum, grace)| LifetimePolicy {
+                lifetime,
+                rolling,
+                idle_timeout: idle,
+                maximum,
+                grace,
+            },
+        )
     }
 
     fn class() -> impl Strategy<Value = RequestClass> {
