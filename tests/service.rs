@@ -1,0 +1,381 @@
+//! The example service from outside: a real process, real sockets, a real SQLite file.
+
+mod service_process;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use service_process::{Answer, Service, scratch};
+
+const OPS: &str = "3f5c0a9e7b1d4826a0c3e5f7192b4d6e";
+
+/// A key for `user`, made by the administrator.
+fn issue(service: &Service, user: &str) -> (String, String) {
+    let answer =
+        service.post("/admin/tokens", &service.admin_key, json!({ "user_id": user, "name": "first" }));
+    assert_eq!(answer.status, 201, "{answer:?}");
+    (answer.text("key"), answer.text("id"))
+}
+
+#[test]
+fn the_first_start_prints_one_admin_key_and_later_ones_none() {
+    let folder = scratch();
+    let first = Service::start(folder.path(), &[]);
+    assert!(first.admin_key.starts_with("kw_live_1"));
+    let me = first.get("/whoami", &first.admin_key);
+    let expected = json!({
+        "user_id": "keyward:admin", "method": "api_key", "token_id": me.text("token_id"),
+        "scopes": null, "roles": ["admin"],
+    });
+    assert_eq!(me.json(), expected);
+    let key = first.admin_key.clone();
+    let output = first.stop();
+    assert_eq!(output.code, Some(0), "SIGTERM ends it well: {output:?}");
+
+    let second = Service::start(folder.path(), &[]);
+    assert!(second.admin_key.is_empty());
+    assert_eq!(second.get("/whoami", &key).status, 200);
+}
+
+#[test]
+fn a_key_lives_through_its_whole_life() {
+    let service = Service::start(scratch().path(), &[("KEYWARD_DEBUG_OWNERSHIP", "true")]);
+    let (alice, first) = issue(&service, "alice");
+    let body = json!({
+        "name": "ci", "scopes": ["jobs:*", "keys:read"], "expires_in_days": 7,
+        "allowed_ips": ["127.0.0.0/8"], "metadata": { "team": "blue" },
+    });
+    let made = service.post("/api/keys", &alice, body);
+    assert_eq!(made.status, 201);
+    let (id, key) = (made.text("id"), made.text("key"));
+    let mut expected = made.json();
+    let shown = service.get(&format!("/api/keys/{id}"), &alice).json();
+    expected.as_object_mut().unwrap().remove("key");
+    assert_eq!(shown, expected, "what is shown later is all but the key");
+    assert_eq!(shown["scopes"], json!(["jobs:*", "keys:read"]));
+    assert_eq!(shown["created_ip"], "127.0.0.1");
+    assert_eq!(
+        (&shown["last_used"], &shown["revoked"], &shown["status"]),
+        (&Value::Null, &json!(false), &json!("active"))
+    );
+
+    assert_eq!(service.post("/jobs", &key, json!({ "name": "build" })).status, 201);
+    assert_eq!(service.get("/admin/tokens", &key).status, 403, "no role");
+    assert_eq!(service.post("/api/keys", &key, json!({ "name": "more" })).status, 403, "no keys:write");
+    let used = service.get(&format!("/api/keys/{id}"), &alice).json();
+    assert!(used["last_used"].is_string() && used["last_used_ip"] == "127.0.0.1");
+
+    let changed = service.send(
+        "PATCH",
+        &format!("/api/keys/{id}"),
+        &alice,
+        Some(json!({ "name": "CI", "enabled": false })),
+    );
+    assert_eq!(
+        (changed.status, changed.text("name"), changed.text("status")),
+        (200, "CI".into(), "disabled".into())
+    );
+    assert_eq!(service.get("/whoami", &key).status, 401);
+    service.send("PATCH", &format!("/api/keys/{id}"), &alice, Some(json!({ "enabled": true })));
+    assert_eq!(service.get("/whoami", &key).status, 200);
+
+    let rotated = service.post(&format!("/api/keys/{id}/rotate"), &alice, json!({ "overlap_seconds": 0 }));
+    assert_eq!(rotated.status, 201);
+    assert_eq!(rotated.json()["scopes"], json!(["jobs:*", "keys:read"]));
+    assert_eq!(service.get("/whoami", &key).status, 401, "an overlap of zero ends it at once");
+    assert_eq!(service.get("/whoami", &rotated.text("key")).status, 200);
+    assert_eq!(service.post(&format!("/api/keys/{id}/rotate"), &alice, json!({})).status, 409);
+    assert_eq!(service.get(&format!("/api/keys/{id}"), &alice).text("status"), "rotated");
+
+    let counted = service.get("/api/keys/debug/ownership", &alice).json();
+    assert_eq!(counted["user_tokens_count"], 3);
+    assert_eq!(counted["total_tokens_in_system"], 4);
+    let path = format!("/api/keys/{}", rotated.text("id"));
+    assert_eq!(service.send("DELETE", &path, &alice, None).status, 204);
+    assert_eq!(service.send("DELETE", &path, &alice, None).status, 204, "again is fine");
+    assert_eq!(service.get("/whoami", &rotated.text("key")).status, 401);
+    assert_eq!(service.send("DELETE", "/api/keys", &alice, None).json(), json!({ "revoked": 2 }));
+    assert_eq!(service.get(&format!("/api/keys/{first}"), &alice).status, 401, "the presented one included");
+}
+
+#[test]
+fn lists_are_paged_filtered_and_ones_own() {
+    let service = Service::start(scratch().path(), &[]);
+    let (alice, _) = issue(&service, "alice");
+    issue(&service, "bob");
+    let made: Vec<String> = (0..7)
+        .map(|n| service.post("/api/keys", &alice, json!({ "name": format!("key {n}") })).text("id"))
+        .collect();
+    service.send("DELETE", &format!("/api/keys/{}", made[3]), &alice, None);
+    let mut seen = Vec::new();
+    let mut path = "/api/keys?limit=3".to_owned();
+    loop {
+        let page = service.get(&path, &alice).json();
+        let tokens = page["tokens"].as_array().unwrap().clone();
+        assert!(
+            tokens.len() <= 3
+                && tokens.iter().all(|token| token["user_id"] == "alice" && token.get("key").is_none())
+        );
+        seen.extend(tokens.iter().map(|token| token["id"].as_str().unwrap().to_owned()));
+        match page["next_cursor"].as_str() {
+            Some(cursor) => path = format!("/api/keys?limit=3&cursor={cursor}"),
+            None => break,
+        }
+    }
+    let newest_first: Vec<String> = made.iter().rev().cloned().collect();
+    assert_eq!(seen[..7], newest_first);
+    assert_eq!(seen.len(), 8);
+    let status = |status: &str| {
+        let list = service.get(&format!("/api/keys?status={status}"), &alice).json();
+        list["tokens"].as_array().unwrap().len()
+    };
+    assert_eq!((status("active"), status("revoked"), status("disabled")), (7, 1, 0));
+    let of_bob = service.get("/admin/tokens?user_id=bob", &service.admin_key).json();
+    assert_eq!(of_bob["tokens"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        service.get("/admin/tokens", &service.admin_key).json()["tokens"].as_array().unwrap().len(),
+        10
+    );
+}
+
+#[test]
+fn what_is_foreign_does_not_exist_and_is_reported() {
+    let service = Service::start(scratch().path(), &[]);
+    let (alice, of_alice) = issue(&service, "alice");
+    let (bob, _) = issue(&service, "bob");
+    let job = service.post("/jobs", &alice, json!({ "name": "secret" })).text("id");
+    let absent = "019a9d5a-7c00-7abc-8def-0123456789ab";
+    let malformed = ["1", "01", "%31", "019A9D5A-7C00-7ABC-8DEF-0123456789AB", "x%00", "..%2f"];
+    for (method, path, id, body) in [
+        ("GET", "/api/keys/{id}", &of_alice, None),
+        ("PATCH", "/api/keys/{id}", &of_alice, Some(json!({ "name": "mine now" }))),
+        ("DELETE", "/api/keys/{id}", &of_alice, None),
+        ("POST", "/api/keys/{id}/rotate", &of_alice, Some(json!({}))),
+        ("GET", "/jobs/{id}", &job, None),
+        ("DELETE", "/jobs/{id}", &job, None),
+        ("GET", "/users/{id}/jobs", &"alice".to_owned(), None),
+    ] {
+        let send = |id: &str| service.send(method, &path.replace("{id}", id), &bob, body.clone());
+        let before = service.alerts("foreign_access");
+        let foreign = send(id);
+        service.wait_for_alerts("foreign_access", before + 1);
+        assert_eq!(foreign.status, 404, "{method} {path}");
+        let absent = send(absent);
+        assert_eq!((foreign.body, foreign.headers), (absent.body, absent.headers), "{method} {path}");
+        for id in malformed {
+            assert_eq!(send(id).status, 404, "{method} {path} {id}");
+        }
+    }
+    assert_eq!(service.get(&format!("/api/keys/{of_alice}"), &alice).text("name"), "first");
+    assert_eq!(service.get("/users/alice/jobs", &alice).json()["jobs"][0]["id"], json!(job));
+    assert_eq!(service.get(&format!("/jobs/{job}"), &alice).status, 200);
+}
+
+#[test]
+fn bad_input_is_answered_from_the_table() {
+    let service = Service::start(scratch().path(), &[("API_TOKENS", &format!("ops:{OPS}"))]);
+    let (alice, id) = issue(&service, "alice");
+    for body in [
+        json!({}),
+        json!({ "name": "" }),
+        json!({ "name": "x".repeat(129) }),
+        json!({ "name": "a\nb" }),
+        json!({ "name": "a\u{202e}b" }),
+        json!({ "name": 1 }),
+        json!({ "name": "x", "user_id": "bob" }),
+        json!({ "name": "x", "scopes": [] }),
+        json!({ "name": "x", "scopes": ["a b"] }),
+        json!({ "name": "x", "scopes": "jobs:read" }),
+        json!({ "name": "x", "expires_in_days": 0 }),
+        json!({ "name": "x", "expires_in_days": 366 }),
+        json!({ "name": "x", "expires_in_days": -1 }),
+        json!({ "name": "x", "allowed_ips": [] }),
+        json!({ "name": "x", "allowed_ips": ["10.0.0.1/8"] }),
+        json!({ "name": "x", "metadata": "text" }),
+        json!({ "name": "x", "metadata": { "a": "x".repeat(5000) } }),
+        json!([]),
+        json!(null),
+    ] {
+        let answer = service.post("/api/keys", &alice, body.clone());
+        assert_eq!(answer.status, 400, "{body}");
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{body}");
+    }
+    for text in ["", "{", "\u{0}", "{\"name\":\"a\",\"name\":\"b\"}", "[[[[[["] {
+        let answer = service.raw("POST", "/api/keys", &alice, text.as_bytes(), "application/json");
+        assert_eq!(answer.status, 400, "{text:?}");
+    }
+    assert_eq!(service.raw("POST", "/api/keys", &alice, b"{\"name\":\"x\"}", "text/plain").status, 415);
+    assert_eq!(
+        service.raw("POST", "/api/keys", &alice, &vec![b' '; 8_000_000], "application/json").status,
+        413
+    );
+    for query in [
+        "limit=0",
+        "limit=201",
+        "limit=x",
+        "cursor=x",
+        "status=dead",
+        "limit=1&limit=2",
+        "typo=1",
+        "limit=%ff",
+    ] {
+        assert_eq!(service.get(&format!("/api/keys?{query}"), &alice).status, 400, "{query}");
+    }
+    let patch = |body: Value| service.send("PATCH", &format!("/api/keys/{id}"), &alice, Some(body)).status;
+    assert_eq!(
+        (patch(json!({ "name": null })), patch(json!({ "id": "x" })), patch(json!({}))),
+        (400, 400, 200)
+    );
+    let long = "x".repeat(10_000);
+    assert_eq!(service.get("/whoami", &long).status, 401);
+    assert_eq!(service.get("/whoami", OPS).json()["method"], "static");
+    assert_eq!(service.get("/nothing", "").status, 404);
+    for inside in ["/api", "/api/x", "/admin/x", "/jobs/x/y", "/users/x", "/users/x/y", "/whoami"] {
+        assert_eq!(service.get(inside, "").status, 401, "{inside}");
+    }
+}
+
+#[test]
+fn nobody_mints_beyond_their_own_rights() {
+    let service = Service::start(scratch().path(), &[]);
+    let (alice, _) = issue(&service, "alice");
+    let limited = json!({ "name": "l", "scopes": ["keys:*", "jobs:read"], "allowed_ips": ["127.0.0.1"], "expires_in_days": 10 });
+    let limited = service.post("/api/keys", &alice, limited);
+    let key = limited.text("key");
+    let ips = json!(["127.0.0.1"]);
+    for (name, body, expected) in [
+        ("all scopes", json!({ "name": "x", "allowed_ips": ips }), 403),
+        ("more scopes", json!({ "name": "x", "allowed_ips": ips, "scopes": ["jobs:write"] }), 403),
+        ("any address", json!({ "name": "x", "scopes": ["jobs:read"] }), 403),
+        (
+            "more addresses",
+            json!({ "name": "x", "scopes": ["jobs:read"], "allowed_ips": ["127.0.0.0/8"] }),
+            403,
+        ),
+        ("as much", json!({ "name": "x", "scopes": ["jobs:read", "keys:read"], "allowed_ips": ips }), 201),
+    ] {
+        assert_eq!(service.post("/api/keys", &key, body).status, expected, "{name}");
+    }
+    let own = limited.text("id");
+    let widen = service.send("PATCH", &format!("/api/keys/{own}"), &key, Some(json!({ "scopes": null })));
+    assert_eq!(widen.status, 403, "it cannot raise itself");
+    let sibling =
+        service.get("/api/keys", &alice).json()["tokens"].as_array().unwrap().last().unwrap()["id"].clone();
+    let path = format!("/api/keys/{}", sibling.as_str().unwrap());
+    assert_eq!(
+        service.send("PATCH", &path, &key, Some(json!({ "name": "x" }))).status,
+        403,
+        "a stronger sibling"
+    );
+    assert_eq!(service.post(&format!("{path}/rotate"), &key, json!({})).status, 403);
+}
+
+#[test]
+fn wrong_settings_refuse_to_start_with_a_sentence() {
+    let folder = scratch();
+    let corrupt = folder.path().join("corrupt.db");
+    std::fs::write(&corrupt, vec![b'x'; 8192]).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&corrupt, private).unwrap();
+    let corrupt = format!("sqlite:{}", corrupt.display());
+    let double = format!("a:{OPS},b:{OPS}");
+    for (name, value, says) in [
+        ("API_TOKENS", "admin:secret", "too easy to guess"),
+        ("API_TOKENS", "admin:", "no token"),
+        ("API_TOKENS", &double, "repeats an earlier token"),
+        ("KEYWARD_TRUSTED_PROXIES", "0.0.0.0/0", "trusts everybody"),
+        ("KEYWARD_LISTEN", "nonsense", "cannot listen"),
+        ("KEYWARD_DATABASE_URL", "mysql://x", "sqlite:PATH"),
+        ("KEYWARD_DATABASE_URL", "sqlite:/proc/nowhere/keys.db", "store"),
+        ("KEYWARD_DATABASE_URL", &corrupt, "store"),
+    ] {
+        let output = Service::refused(folder.path(), &[(name, value)]);
+        assert_eq!(output.code, Some(1), "{name}={value}: {output:?}");
+        assert!(output.stderr.contains(says), "{name}={value}: {output:?}");
+        assert!(!output.stderr.contains(OPS) && !output.stderr.contains("panicked"), "{output:?}");
+    }
+}
+
+#[test]
+fn another_process_sees_a_revocation_within_a_second() {
+    let folder = scratch();
+    let one = Service::start(folder.path(), &[]);
+    let two = Service::start(folder.path(), &[]);
+    let mut slowest = Duration::ZERO;
+    for round in 0..10 {
+        let (key, id) = issue(&one, &format!("user {round}"));
+        assert_eq!(two.get("/whoami", &key).status, 200);
+        assert_eq!(one.send("DELETE", &format!("/api/keys/{id}"), &key, None).status, 204);
+        #[expect(clippy::disallowed_methods, reason = "measures another process")]
+        let revoked = Instant::now();
+        while two.get("/whoami", &key).status == 200 {
+            assert!(revoked.elapsed() < Duration::from_secs(1), "still accepted after a second");
+        }
+        slowest = slowest.max(revoked.elapsed());
+    }
+    println!("slowest of 10 revocations seen by the other process: {slowest:?}");
+}
+
+/// Kills the service in the middle of writes, again and again: what it acknowledged must hold.
+#[test]
+fn no_acknowledged_write_is_lost_by_a_kill() {
+    let rounds: usize = service_process::setting("KEYWARD_KILL_ROUNDS", 20);
+    let folder = scratch();
+    let mut service = Service::start(folder.path(), &[]);
+    let admin = service.admin_key.clone();
+    let (mut live, mut dead, mut unknown) = (Vec::new(), Vec::new(), 0);
+    for round in 0..rounds {
+        let killer = service.kill_after(Duration::from_millis(5 + (round as u64 * 37) % 95));
+        loop {
+            let body = json!({ "user_id": "alice", "name": "k" });
+            let Some(made) = service.try_send("POST", "/admin/tokens", &admin, Some(body)) else { break };
+            if made.status == 409 {
+                service.try_send(
+                    "DELETE",
+                    "/api/keys",
+                    live.last().map_or("", |(key, _): &(String, String)| key),
+                    None,
+                );
+                dead.append(&mut live);
+                continue;
+            }
+            assert_eq!(made.status, 201, "{made:?}");
+            live.push((made.text("key"), made.text("id")));
+            if live.len() % 3 == 0 {
+                let (key, id) = live.remove(0);
+                match service.try_send("DELETE", &format!("/api/keys/{id}"), &key, None) {
+                    Some(Answer { status: 204, .. }) => dead.push((key, id)),
+                    _ => unknown += 1,
+                }
+            }
+        }
+        killer.join().unwrap();
+        service = Service::start(folder.path(), &[]);
+        assert!(service.admin_key.is_empty(), "the store is not empty");
+        for (key, id) in live.iter().rev().take(20) {
+            assert_eq!(
+                service.get("/whoami", key).status,
+                200,
+                "an acknowledged key {id} is lost in round {round}"
+            );
+        }
+        for (key, id) in dead.iter().rev().take(20) {
+            assert_eq!(
+                service.get("/whoami", key).status,
+                401,
+                "the revoked key {id} works in round {round}"
+            );
+        }
+    }
+    for (key, _) in &live {
+        assert_eq!(service.get("/whoami", key).status, 200);
+    }
+    for (key, _) in &dead {
+        assert_eq!(service.get("/whoami", key).status, 401);
+    }
+    println!(
+        "{rounds} kills: {} keys work, {} are revoked, {unknown} answers were cut off",
+        live.len(),
+        dead.len()
+    );
+}

@@ -1,0 +1,242 @@
+//! Starts the example service as a process of its own, and talks to it over plain sockets.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Condvar, Mutex, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// A running service. Dropped, it is killed.
+pub(crate) struct Service {
+    child: Arc<Mutex<Child>>,
+    address: String,
+    /// Empty if this start printed none.
+    pub(crate) admin_key: String,
+    log: Arc<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grown: Condvar,
+}
+
+/// What a process left when it ended.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) code: Option<i32>,
+    pub(crate) stderr: String,
+}
+
+/// An answer, without the headers that differ from request to request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<String>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn text(&self, member: &str) -> String {
+        self.json()[member].as_str().unwrap_or_else(|| panic!("no {member}: {self:?}")).to_owned()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> String {
+        let wanted = self.headers.iter().filter_map(|line| line.split_once(": "));
+        wanted.filter(|(found, _)| *found == name).map(|(_, value)| value.to_owned()).collect()
+    }
+}
+
+/// A folder for one test.
+pub(crate) fn scratch() -> Arc<tempfile::TempDir> {
+    // It outlives the service that runs in it, since the test's process does not end before.
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    FOLDERS.lock().unwrap().push(folder.clone());
+    folder
+}
+
+static FOLDERS: Mutex<Vec<Arc<tempfile::TempDir>>> = Mutex::new(Vec::new());
+
+/// A number from the environment.
+#[expect(clippy::disallowed_methods, reason = "lets a longer run be asked for")]
+pub(crate) fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// The example's program, which `cargo test` builds beside this test.
+fn program() -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let program = here.parent().and_then(Path::parent).unwrap().join("examples/key_service");
+    assert!(
+        program.exists(),
+        "run the whole of `cargo test`, which builds the example {}",
+        program.display()
+    );
+    program
+}
+
+fn spawn(folder: &Path, settings: &[(&str, &str)]) -> Child {
+    let mut command = Command::new(program());
+    for name in ["API_TOKENS", "RUST_LOG", "KEYWARD_ADMIN_USERS", "KEYWARD_DATABASE_URL"] {
+        command.env_remove(name);
+    }
+    let command =
+        command.current_dir(folder).env("KEYWARD_LISTEN", "127.0.0.1:0").envs(settings.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+impl Service {
+    /// Starts it in `folder` and waits until it listens.
+    pub(crate) fn start(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut child = spawn(folder, settings);
+        let log = Arc::new(Log::default());
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let collected = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                collected.lines.lock().unwrap().push(line);
+                collected.grown.notify_all();
+            }
+        });
+        let (mut admin_key, mut address) = (String::new(), None);
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Some(key) = line.strip_prefix("admin key: ") {
+                admin_key = key.to_owned();
+            } else if let Some(at) = line.strip_prefix("listening on http://") {
+                address = Some(at.to_owned());
+                break;
+            }
+        }
+        let address = address.unwrap_or_else(|| panic!("it did not start: {:?}", log.lines.lock().unwrap()));
+        Self { child: Arc::new(Mutex::new(child)), address, admin_key, log }
+    }
+
+    /// Starts it with settings that it must refuse, and waits for its end.
+    pub(crate) fn refused(folder: &Path, settings: &[(&str, &str)]) -> Output {
+        let output = spawn(folder, settings).wait_with_output().unwrap();
+        Output { code: output.status.code(), stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
+    }
+
+    /// Tells it to end, and waits.
+    pub(crate) fn stop(self) -> Output {
+        let id = self.child.lock().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        let code = self.child.lock().unwrap().wait().unwrap().code();
+        Output { code, stderr: self.log.lines.lock().unwrap().join("\n") }
+    }
+
+    /// Kills it (SIGKILL) after `delay`, in the middle of whatever it does then.
+    pub(crate) fn kill_after(&self, delay: Duration) -> JoinHandle<()> {
+        let child = self.child.clone();
+        let (started, start) = mpsc::channel::<()>();
+        let killer = std::thread::spawn(move || {
+            // Nothing is sent: the wait ends when the time is over.
+            let _ = start.recv_timeout(delay);
+            let mut child = child.lock().unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+        });
+        std::mem::forget(started);
+        killer
+    }
+
+    /// How many alerts of this kind it has logged.
+    pub(crate) fn alerts(&self, kind: &str) -> usize {
+        count_alerts(&self.log.lines.lock().unwrap(), kind)
+    }
+
+    /// Waits until it has logged exactly so many alerts of this kind.
+    pub(crate) fn wait_for_alerts(&self, kind: &str, expected: usize) {
+        let lines = self.log.lines.lock().unwrap();
+        let missing = |lines: &mut Vec<String>| count_alerts(lines, kind) < expected;
+        let waited = self.log.grown.wait_timeout_while(lines, Duration::from_secs(5), missing).unwrap();
+        assert_eq!(count_alerts(&waited.0, kind), expected, "{kind}: {:?}", waited.0);
+    }
+
+    pub(crate) fn get(&self, path: &str, key: &str) -> Answer {
+        self.send("GET", path, key, None)
+    }
+
+    pub(crate) fn post(&self, path: &str, key: &str, body: Value) -> Answer {
+        self.send("POST", path, key, Some(body))
+    }
+
+    pub(crate) fn send(&self, method: &str, path: &str, key: &str, body: Option<Value>) -> Answer {
+        self.try_send(method, path, key, body).expect("the service answers")
+    }
+
+    /// The answer; `None` if the service is gone.
+    pub(crate) fn try_send(&self, method: &str, path: &str, key: &str, body: Option<Value>) -> Option<Answer> {
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        self.exchange(method, path, key, body.as_bytes(), "application/json").ok().flatten()
+    }
+
+    pub(crate) fn raw(&self, method: &str, path: &str, key: &str, body: &[u8], kind: &str) -> Answer {
+        self.exchange(method, path, key, body, kind).unwrap().expect("the service answers")
+    }
+
+    fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        key: &str,
+        body: &[u8],
+        kind: &str,
+    ) -> std::io::Result<Option<Answer>> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let key = if key.is_empty() { String::new() } else { format!("X-API-Key: {key}\r\n") };
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\n{key}Content-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes())?;
+        // A refusal may come before the whole body is read; then writing fails and the answer is there.
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        if answer.is_empty() {
+            read?;
+        }
+        Ok(parse(&String::from_utf8_lossy(&answer)))
+    }
+}
+
+fn parse(answer: &str) -> Option<Answer> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let varying = |line: &&str| !line.starts_with("date: ") && !line.starts_with("x-request-id: ");
+    let headers: Vec<String> = lines.filter(varying).map(str::to_owned).collect();
+    let length = headers.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+    // An answer that was cut off is no answer.
+    if length.is_some_and(|length| body.len() < length) {
+        return None;
+    }
+    Some(Answer { status, headers, body: body.to_owned() })
+}
+
+fn count_alerts(lines: &[String], kind: &str) -> usize {
+    lines
+        .iter()
+        .filter(|line| line.contains("WARN") && line.contains("security alert") && line.contains(kind))
+        .count()
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let mut child = self.child.lock().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
