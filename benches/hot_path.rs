@@ -9,19 +9,331 @@
 //! | `none` | no layer at all |
 //! | `floor` | the least that a key check can be: header, SHA-256, one look-up, the same two extensions |
 //! | `hit` | the layer with its defaults, the key in the cache |
-//! | `floor_ip`, `hit_ip` | both with the peer's address known, and the key limited to it |
+//! | `floor_ip`, `hit_ip` | both with the peer's address known; the key is limited to it |
 //! | `miss` | the layer with a cache that forgets at once, the memory store behind it |
 //! | `junk_checksum`, `junk_prefix` | keys that were never issued, as far as the verdict |
-//! | `revoked` | a revoked key that the cache remembers; the copy of the request included |
+//! | `revoked` | a revoked key that the cache remembers; includes a copy of the request |
 //! | `copy` | what copying and dropping the request costs in `revoked` |
 //! | `hand` | what a careful user writes: tower-http's async authorization, SHA-256 and a map |
 //!
 //! It fails when a limit on instructions or allocations is exceeded. A limit on time only warns.
 
 #![expect(unsafe_code, reason = "the counting allocator and the breakpoint; the crate itself has none")]
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a bench stops where its setup fails")]
+#![expect(clippy::expect_used, reason = "a bench stops where its setup fails")]
 
 mod support;
 
-#[path = "hot_path/cases.rs"]
-mod cases;
+#[path = "support/floor.rs"]
+mod floor;
+
+use std::{env, hint::black_box, process::ExitCode, sync::Arc, time::Duration};
+
+use http::{Extensions, Request, StatusCode};
+use keyward::{
+    AuthLayer, Principal, TokenManager, UserId,
+    auth::{ApiKeyAuth, Authenticator, CredentialReader, RequestHead, Verdict},
+    event::{AuditSink, Event},
+    manage::{NewToken, TokenManagerBuilder},
+    net::{IpList, PeerAddr},
+    store::MemoryStore,
+    testing::ManualClock,
+    time::{Clock, SystemClock},
+};
+use tower::Layer;
+
+use crate::{
+    floor::{FloorLayer, Hand, HandUser},
+    support::{
+        alloc::allocated,
+        measure::{
+            counted, instructions_each, is_bench, mark_regions, median, percentile, setting, thread_time,
+        },
+        report::{Gate, Report, number},
+        service::{NoOp, Run, accepted, arrived, block_on, refused, request, send},
+    },
+};
+
+const USER: &str = "alice";
+const PEER: PeerAddr =
+    PeerAddr(std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7)), 50_000));
+
+/// Every map holds the same number of keys.
+const OTHER_KEYS: u32 = 1000;
+
+/// How many times a case runs between the second pair of breakpoints, beyond once.
+const COUNTED: u64 = 50;
+
+/// A case runs for so many nanoseconds in each round.
+const BATCH: f64 = 2e6;
+
+const CASES: &[(&str, fn() -> Run)] = &[
+    ("none", none),
+    ("floor", floor),
+    ("hit", hit),
+    ("floor_ip", floor_ip),
+    ("hit_ip", hit_ip),
+    ("miss", miss),
+    ("junk_checksum", junk_checksum),
+    ("junk_prefix", junk_prefix),
+    ("revoked", revoked),
+    ("copy", copy),
+    ("hand", hand),
+];
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _timers = runtime.enter();
+    let arguments: Vec<String> = env::args().collect();
+    if let Some(("--one", name)) =
+        arguments.get(1).map(String::as_str).zip(arguments.get(2).map(String::as_str))
+    {
+        let (_, case) = CASES.iter().find(|(case, _)| *case == name).expect("a case");
+        let mut run = case();
+        run(3);
+        mark_regions(COUNTED, run);
+        return ExitCode::SUCCESS;
+    }
+    let mut runs: Vec<Run> = CASES.iter().map(|(_, case)| case()).collect();
+    if !is_bench() {
+        runs.iter_mut().for_each(|run| run(3));
+        return ExitCode::SUCCESS;
+    }
+    let results = measure(&mut runs);
+    print_table(&results);
+    judge(&results).exit_code()
+}
+
+/// What was measured of one case.
+struct Measured {
+    name: &'static str,
+    /// Nanoseconds each, one for each round.
+    times: Vec<f64>,
+    instructions: Option<f64>,
+    allocations: f64,
+}
+
+fn measure(runs: &mut [Run]) -> Vec<Measured> {
+    let rounds = setting("KEYWARD_ROUNDS").and_then(|rounds| rounds.to_str()?.parse().ok()).unwrap_or(41);
+    let batches: Vec<u64> =
+        runs.iter_mut().map(|run| (BATCH / time_each(run, 200)).max(1.0) as u64).collect();
+    let names = CASES.iter().map(|(name, _)| *name);
+    let mut results: Vec<Measured> = names.zip(runs.iter_mut()).map(|(name, run)| start(name, run)).collect();
+    for _ in 0..rounds {
+        for ((run, batch), result) in runs.iter_mut().zip(&batches).zip(&mut results) {
+            result.times.push(time_each(run, *batch));
+        }
+    }
+    results
+}
+
+fn time_each(run: &mut Run, times: u64) -> f64 {
+    let start = thread_time();
+    run(times);
+    (thread_time() - start) / times as f64
+}
+
+/// Counts what needs no rounds: it is the same each time.
+fn start(name: &'static str, run: &mut Run) -> Measured {
+    const TIMES: u64 = 1000;
+    let before = allocated().blocks;
+    run(TIMES);
+    let allocations = (allocated().blocks - before) as f64 / TIMES as f64;
+    let regions = counted(&["--one", name]);
+    let instructions = regions.map(|(regions, _)| match regions.as_slice() {
+        [once, again] => instructions_each(*once, *again, COUNTED),
+        other => unreachable!("two regions are marked, not {}", other.len()),
+    });
+    Measured { name, times: Vec::new(), instructions, allocations }
+}
+
+fn print_table(results: &[Measured]) {
+    println!(
+        "{:<14} {:>10} {:>10} {:>12} {:>11}",
+        "case", "ns median", "ns p10", "instructions", "allocations"
+    );
+    for result in results {
+        let times = || result.times.iter().copied();
+        println!(
+            "{:<14} {:>10.1} {:>10.1} {:>12} {:>11.2}",
+            result.name,
+            median(times()),
+            percentile(times(), 10),
+            number(result.instructions),
+            result.allocations
+        );
+    }
+}
+
+fn judge(results: &[Measured]) -> Report {
+    let mut report = Report::default();
+    let find = |name: &str| results.iter().find(|result| result.name == name).expect("a case");
+    for (case, base, instructions, time, gate) in [
+        ("hit", "floor", 1.2, 1.3, Gate::Must),
+        ("hit_ip", "floor_ip", 1.2, 1.3, Gate::Must),
+        ("junk_checksum", "floor", 1.0, 1.0, Gate::Must),
+        ("junk_prefix", "floor", 1.0, 1.0, Gate::Must),
+        ("hit", "hand", 1.0, 1.0, Gate::Warn),
+        ("miss", "floor", 0.0, 0.0, Gate::Told),
+        ("revoked", "floor", 0.0, 0.0, Gate::Told),
+        ("hand", "floor", 0.0, 0.0, Gate::Told),
+    ] {
+        let (of, to) = (find(case), find(base));
+        let counted = of.instructions.zip(to.instructions).map(|(of, to)| of / to);
+        report.line(&format!("ratio {case}/{base} instructions"), counted, instructions, gate);
+        let ratios = of.times.iter().zip(&to.times).map(|(of, to)| of / to);
+        let gate = if gate == Gate::Told { Gate::Told } else { Gate::Warn };
+        report.line(&format!("ratio {case}/{base} time"), Some(median(ratios)), time, gate);
+    }
+    for (case, base) in
+        [("hit", "floor"), ("hit_ip", "floor_ip"), ("junk_checksum", "none"), ("junk_prefix", "none")]
+    {
+        let beyond = find(case).allocations - find(base).allocations;
+        report.line(&format!("allocations {case}-{base}"), Some(beyond), 0.0, Gate::Must);
+    }
+    report
+}
+
+fn block_on_manager(builder: TokenManagerBuilder, new: NewToken) -> (TokenManager, String, keyward::TokenId) {
+    let tokens = builder.with_max_active(None).build();
+    let user = UserId::new(USER).expect("a user id");
+    for other in 0..OTHER_KEYS {
+        let issued = block_on(tokens.create(&user, NewToken::named(other.to_string()))).expect("a key");
+        warm(&tokens, issued.key.expose());
+    }
+    let issued = block_on(tokens.create(&user, new)).expect("a key");
+    (tokens, issued.key.expose().to_owned(), issued.record.id)
+}
+
+/// Sends one request with `key`, so that the cache knows it.
+fn warm(tokens: &TokenManager, key: &str) {
+    let mut service = AuthLayer::new(ApiKeyAuth::new(tokens)).layer(NoOp);
+    assert_eq!(send(&mut service, request(key)).status(), StatusCode::OK);
+    arrived();
+}
+
+/// Whether user and principal are in the extensions of a request that arrived.
+fn check_identity(request: &Request<()>) -> Principal {
+    let user = request.extensions().get::<UserId>().expect("the user's id");
+    let principal = request.extensions().get::<Principal>().expect("the principal");
+    assert_eq!((user.as_str(), principal.user_id().as_str()), (USER, USER));
+    principal.clone()
+}
+
+fn with_peer() -> Extensions {
+    let mut extensions = Extensions::new();
+    extensions.insert(PEER);
+    extensions
+}
+
+fn none() -> Run {
+    accepted(NoOp, request("kw_live_none"), Extensions::new, 0)
+}
+
+/// The layer with its defaults, and a principal that it made.
+fn keyward_hit(new: NewToken, fresh: fn() -> Extensions) -> (AuthLayer, String, Principal) {
+    let (tokens, key, _) = block_on_manager(TokenManager::builder(MemoryStore::new()), new);
+    let layer = AuthLayer::new(ApiKeyAuth::new(&tokens));
+    let mut first = request(&key);
+    *first.extensions_mut() = fresh();
+    assert_eq!(send(&mut layer.layer(NoOp), first).status(), StatusCode::OK);
+    let principal = check_identity(&arrived());
+    (layer, key, principal)
+}
+
+fn floor() -> Run {
+    let (_, key, principal) = keyward_hit(NewToken::named("bench"), Extensions::new);
+    accepted(FloorLayer::new(&key, &principal, OTHER_KEYS).layer(NoOp), request(&key), Extensions::new, 2)
+}
+
+fn hit() -> Run {
+    let (layer, key, _) = keyward_hit(NewToken::named("bench"), Extensions::new);
+    accepted(layer.layer(NoOp), request(&key), Extensions::new, 2)
+}
+
+fn limited() -> NewToken {
+    let addresses = IpList::new(["198.51.100.0/24", "192.0.2.0/24"]).expect("networks");
+    NewToken::named("bench").with_allowed_ips(addresses)
+}
+
+fn floor_ip() -> Run {
+    let (_, key, principal) = keyward_hit(limited(), with_peer);
+    accepted(FloorLayer::new(&key, &principal, OTHER_KEYS).layer(NoOp), request(&key), with_peer, 3)
+}
+
+fn hit_ip() -> Run {
+    let (layer, key, _) = keyward_hit(limited(), with_peer);
+    accepted(layer.layer(NoOp), request(&key), with_peer, 3)
+}
+
+/// A clock that stands still, so that no usage is written meanwhile and what is fresh stays so.
+fn still() -> ManualClock {
+    ManualClock::at(SystemClock.now())
+}
+
+fn miss() -> Run {
+    let builder = TokenManager::builder(MemoryStore::new()).with_clock(still());
+    let builder = builder.with_staleness(Duration::ZERO).expect("a bound");
+    let (tokens, key, _) = block_on_manager(builder, NewToken::named("bench"));
+    let mut service = AuthLayer::new(ApiKeyAuth::new(&tokens)).layer(NoOp);
+    assert_eq!(send(&mut service, request(&key)).status(), StatusCode::OK);
+    check_identity(&arrived());
+    accepted(service, request(&key), Extensions::new, 2)
+}
+
+/// A run of verdicts over `key`, which is read as the layer does.
+fn verdicts(key: &str, expected: fn(&Verdict) -> bool) -> Run {
+    let (tokens, ..) = block_on_manager(TokenManager::builder(MemoryStore::new()), NewToken::named("bench"));
+    let authenticator: Arc<dyn Authenticator> = Arc::new(ApiKeyAuth::new(&tokens));
+    let (reader, request) = (CredentialReader::default(), request(key));
+    Box::new(move |times| {
+        for _ in 0..times {
+            let mut head = RequestHead::new(black_box(&request));
+            head.presented = reader.read(head.method, head.uri, head.headers).expect("one credential");
+            assert!(expected(&authenticator.authenticate(&head)));
+        }
+    })
+}
+
+fn junk_checksum() -> Run {
+    let is_refused = |verdict: &Verdict| matches!(verdict, Verdict::Decided(Err(_)));
+    verdicts("kw_live_10123456789ABCDEFGHIJKLMNOPQRSTU1G9zjb", is_refused)
+}
+
+fn junk_prefix() -> Run {
+    let is_foreign = |verdict: &Verdict| matches!(verdict, Verdict::Abstain);
+    verdicts("sk_test_10123456789ABCDEFGHIJKLMNOPQRSTU1G9zja", is_foreign)
+}
+
+/// Drops every event, so that no logging is measured.
+#[derive(Debug)]
+struct Nowhere;
+
+impl AuditSink for Nowhere {
+    fn record(&self, _: &Event) {}
+}
+
+fn revoked() -> Run {
+    let builder = TokenManager::builder(MemoryStore::new()).with_clock(still()).with_audit(Nowhere);
+    let (tokens, key, id) = block_on_manager(builder, NewToken::named("bench"));
+    warm(&tokens, &key);
+    block_on(tokens.revoke(&UserId::new(USER).expect("a user id"), id)).expect("its owner can revoke it");
+    refused(AuthLayer::new(ApiKeyAuth::new(&tokens)).layer(NoOp), request(&key))
+}
+
+fn copy() -> Run {
+    let template = request("kw_live_10123456789ABCDEFGHIJKLMNOPQRSTU1G9zja");
+    Box::new(move |times| {
+        for _ in 0..times {
+            drop(black_box(template.clone()));
+        }
+    })
+}
+
+fn hand() -> Run {
+    let (_, key, _) = keyward_hit(NewToken::named("bench"), Extensions::new);
+    let mut service = Hand::layer(&key, USER, OTHER_KEYS).layer(NoOp);
+    assert_eq!(send(&mut service, request(&key)).status(), StatusCode::OK);
+    let user = arrived().extensions().get::<Arc<HandUser>>().map(|user| user.id.clone());
+    assert_eq!(user.as_deref(), Some(USER));
+    accepted(service, request(&key), Extensions::new, 1)
+}

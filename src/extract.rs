@@ -18,7 +18,7 @@ use crate::{
     error::{AuthError, AuthErrorKind, NotOwner, Refusal},
     id::UserId,
     layer::{caller, respond},
-    principal::{Anonymous, Checked, Owned, Principal},
+    principal::{Checked, Owned, Principal},
 };
 
 fn head(parts: &Parts) -> RequestHead<'_> {
@@ -37,10 +37,11 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
     type Rejection = AuthError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, AuthError> {
-        if parts.extensions.get::<Anonymous>().is_some() {
-            return Ok(None);
+        match caller(&head(parts), "the extractor `Option<Principal>`") {
+            Ok(principal) => Ok(Some(principal.clone())),
+            Err(error) if error.kind() == AuthErrorKind::Missing => Ok(None),
+            Err(error) => Err(error),
         }
-        caller(&head(parts), "the extractor `Option<Principal>`").cloned().map(Some)
     }
 }
 

@@ -7,7 +7,6 @@
 //! [tower]: https://docs.rs/tower
 //!
 //! ```
-//! # #[cfg(all(feature = "api", feature = "sqlite"))] {
 //! use axum::{Router, body::Body, extract::Path, http::{Request, StatusCode}, routing::get};
 //! use keyward::{
 //!     AuthLayer, NotOwner, Owned, Principal, RequireLayer, TokenManager, UserId,
@@ -36,18 +35,15 @@
 //!     .layer(AuthLayer::new(ApiKeyAuth::new(&tokens)));
 //!
 //! let alice = tokens.create(&UserId::new("alice")?, NewToken::named("laptop")).await?;
-//! let status = async |path: &str, key: Option<&str>| {
-//!     let request = Request::builder().uri(path);
-//!     let request = key.into_iter().fold(request, |request, key| request.header("x-api-key", key));
-//!     app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
+//! let get = async |path: &str, key: &str| {
+//!     let request = Request::get(path).header("x-api-key", key).body(Body::empty()).unwrap();
+//!     app.clone().oneshot(request).await.unwrap().status()
 //! };
-//! assert_eq!(status("/jobs/alice", None).await, StatusCode::UNAUTHORIZED);
-//! assert_eq!(status("/jobs/alice", Some(alice.key.expose())).await, StatusCode::OK);
-//! assert_eq!(status("/jobs/bob", Some(alice.key.expose())).await, StatusCode::NOT_FOUND);
-//! assert_eq!(status("/api/keys", Some(alice.key.expose())).await, StatusCode::OK);
+//! assert_eq!(get("/jobs/alice", "made-up").await, StatusCode::UNAUTHORIZED);
+//! assert_eq!(get("/jobs/alice", alice.key.expose()).await, StatusCode::OK);
+//! assert_eq!(get("/jobs/bob", alice.key.expose()).await, StatusCode::NOT_FOUND);
+//! assert_eq!(get("/api/keys", alice.key.expose()).await, StatusCode::OK);
 //! # Ok(())
-//! # }
-//! # main().unwrap();
 //! # }
 //! ```
 //!
@@ -92,6 +88,7 @@
 //! | `sqlite-bundled` | the embedded store with SQLite compiled in |
 //! | `testing` | a settable clock, the store conformance suite, the isolation check |
 //! | `full` | all of them |
+#![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "api")]

@@ -282,12 +282,13 @@ impl Principal {
     /// # Errors
     /// [`NotOwner`] when there is no resource, or it is somebody else's: then an alert
     /// ([`Alert::ForeignAccess`]) has been raised as well.
-    pub fn check<T: Owned>(&self, resource: impl Into<Option<T>>) -> Result<Checked<T>, NotOwner> {
-        let resource = resource.into().ok_or(NotOwner)?;
+    pub fn check<F: Findable>(&self, resource: F) -> Result<Checked<F::Resource>, NotOwner> {
+        let resource = resource.found().ok_or(NotOwner)?;
         if resource.owner() == self.user_id() {
             return Ok(Checked(resource));
         }
-        self.alert_foreign(resource.owner(), T::KIND);
+        let event = self.event(EventKind::Alert(Alert::ForeignAccess));
+        self.audit().emit(event.owned_by(resource.owner()).because(F::Resource::KIND));
         Err(NotOwner)
     }
 
@@ -304,11 +305,6 @@ impl Principal {
             }
         }
         own
-    }
-
-    pub(crate) fn alert_foreign(&self, owner: &UserId, kind: &str) {
-        let event = self.event(EventKind::Alert(Alert::ForeignAccess));
-        self.audit().emit(event.owned_by(owner).because(kind));
     }
 
     /// The proof that this caller is an administrator, for acting on what is not theirs. It is audited
@@ -414,6 +410,32 @@ pub trait Owned {
 
     /// The user that it belongs to.
     fn owner(&self) -> &UserId;
+}
+
+/// What [`Principal::check`] takes: a resource, or an `Option` of one for what may not exist. It is
+/// implemented for all that is [`Owned`].
+pub trait Findable {
+    /// The resource.
+    type Resource: Owned;
+
+    /// The resource, if there is one.
+    fn found(self) -> Option<Self::Resource>;
+}
+
+impl<T: Owned> Findable for T {
+    type Resource = T;
+
+    fn found(self) -> Option<T> {
+        Some(self)
+    }
+}
+
+impl<T: Owned> Findable for Option<T> {
+    type Resource = T;
+
+    fn found(self) -> Self {
+        self
+    }
 }
 
 /// A resource that was found to belong to the caller. Only a check makes one, so a function that takes

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use crate::{
     api::ApiError,
+    auth::RequestHead,
     id::{TokenId, UserId},
     manage::{ListQuery, NewToken, TokenUpdate},
     net::IpList,
@@ -220,13 +221,18 @@ impl<S: Send + Sync> FromRequestParts<S> for AuditReason {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let wrong = || ApiError::bad_request("`X-Audit-Reason` is at most 200 printable characters.");
+        let wrong = || {
+            ApiError::bad_request(
+                "`X-Audit-Reason` is at most 200 printable characters, none of them of the credential.",
+            )
+        };
         let Some(reason) = parts.headers.get("x-audit-reason") else {
             let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
             return Ok(Self(format!("{} {route}", parts.method)));
         };
         let reason = std::str::from_utf8(reason.as_bytes()).map_err(|_| wrong())?.trim();
-        let fits = (1..=200).contains(&reason.chars().count());
+        let head = RequestHead::from_parts(parts);
+        let fits = (1..=200).contains(&reason.chars().count()) && !head.shares_text_with_credential(reason);
         if fits && !reason.chars().any(crate::id::is_unprintable) {
             Ok(Self(reason.to_owned()))
         } else {

@@ -250,6 +250,21 @@ pub(crate) fn is_bearer_token(token: &[u8]) -> bool {
     !body.is_empty() && body.iter().all(in_body)
 }
 
+/// Whether one of the two texts holds the other. Eight characters in common may be chance, or too few to
+/// matter.
+pub(super) fn shares_text(credential: &str, text: &str) -> bool {
+    let long = |part: &str| part.len() > 8;
+    (long(credential) && text.contains(credential)) || (long(text) && credential.contains(text))
+}
+
+/// Whether `text` holds a word of the default credential headers, however often and wrongly they are sent.
+pub(super) fn mentioned(headers: &HeaderMap, text: &str) -> bool {
+    let lines = headers.get_all(&X_API_KEY).iter().chain(headers.get_all(header::AUTHORIZATION));
+    let words =
+        lines.flat_map(|line| line.as_bytes().split(|byte| !byte.is_ascii_graphic() || *byte == b','));
+    words.filter_map(|word| std::str::from_utf8(word).ok()).any(|word| shares_text(word, text))
+}
+
 /// A character of a token (RFC 9110, section 5.6.2).
 fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)

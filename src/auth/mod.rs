@@ -12,6 +12,7 @@ mod static_token;
 
 pub use api_key::ApiKeyAuth;
 pub(crate) use credential::is_bearer_token;
+use credential::shares_text;
 pub use credential::{CredentialReader, Presented};
 pub use static_token::StaticAuth;
 
@@ -58,14 +59,20 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// The client's `X-Request-Id`, if it is one: 1 to 128 letters, digits and `-_.:`, and not the
-    /// credential itself.
+    /// The client's `X-Request-Id`, if it is one: 1 to 128 letters, digits and `-_.:`, and nothing of
+    /// the credential.
     pub(crate) fn request_id(&self) -> Option<&'a str> {
         let id = self.headers.get("x-request-id")?.to_str().ok()?;
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
         let fits = (1..=128).contains(&id.len()) && id.bytes().all(allowed);
-        let is_secret = self.presented.is_some_and(|presented| id.contains(presented.token()));
-        (fits && !is_secret).then_some(id)
+        (fits && !self.shares_text_with_credential(id)).then_some(id)
+    }
+
+    /// Whether `text`, which the client chose, holds a part of what stands in the credential headers: then
+    /// it must not be logged.
+    pub(crate) fn shares_text_with_credential(&self, text: &str) -> bool {
+        let presented = self.presented.is_some_and(|presented| shares_text(presented.token(), text));
+        presented || credential::mentioned(self.headers, text)
     }
 }
 

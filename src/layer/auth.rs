@@ -2,7 +2,10 @@
 
 use std::{
     fmt, mem,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -74,7 +77,9 @@ struct Shared {
     mode: ModeRule,
     pass_preflight: bool,
     require_https: bool,
-    report_accepted: bool,
+    /// One accepted request in so many is reported; none if it is zero.
+    report_accepted: u32,
+    accepted: Arc<AtomicU32>,
     challenges: Challenges,
     audit: Audit,
 }
@@ -114,7 +119,8 @@ impl AuthLayer {
             mode: ModeRule::Always(Mode::Required),
             pass_preflight: false,
             require_https: false,
-            report_accepted: false,
+            report_accepted: 0,
+            accepted: Arc::default(),
             challenges,
             audit,
         };
@@ -162,9 +168,10 @@ impl<R> AuthLayer<R> {
         self.change(|shared| shared.require_https = require)
     }
 
-    /// Sends an event for each accepted request as well; off by default, refusals are always sent.
-    pub fn report_accepted(self, report: bool) -> Self {
-        self.change(|shared| shared.report_accepted = report)
+    /// Sends an event for one in `one_in` accepted requests: 1 is each of them, 0 (the default) is none.
+    /// Refusals are always sent.
+    pub fn report_accepted(self, one_in: u32) -> Self {
+        self.change(|shared| shared.report_accepted = one_in)
     }
 
     /// Where this layer's events go; by default where the authenticator's go.
@@ -200,6 +207,7 @@ impl Clone for Shared {
             mode: self.mode.clone(),
             challenges: self.challenges.clone(),
             audit: self.audit.clone(),
+            accepted: self.accepted.clone(),
             ..*self
         }
     }
@@ -285,7 +293,7 @@ impl Shared {
         };
         match self.authenticator.authenticate(&head) {
             Verdict::Decided(Ok(principal)) => {
-                if self.report_accepted {
+                if self.report_accepted > 0 {
                     self.report_access(&principal, &head);
                 }
                 Step::Accept(principal)
@@ -321,13 +329,15 @@ impl Shared {
 
     #[cold]
     fn report_access(&self, principal: &Principal, head: &RequestHead<'_>) {
-        self.audit.emit(principal.event(EventKind::AccessGranted).in_request(head.request_id()));
+        if self.accepted.fetch_add(1, Ordering::Relaxed) % self.report_accepted == 0 {
+            self.audit.emit(principal.event(EventKind::AccessGranted).in_request(head.request_id()));
+        }
     }
 }
 
 impl<R> AuthLayer<R> {
     pub(super) fn accepted<B>(&self, request: &mut Request<B>, principal: Principal) {
-        if self.shared.report_accepted {
+        if self.shared.report_accepted > 0 {
             self.shared.report_access(&principal, &RequestHead::new(request));
         }
         insert(request, principal);

@@ -180,8 +180,8 @@ impl Shared {
         let event = principal.event(kind).in_request(head.request_id());
         // The owner in a path is the client's text: it is named only as far as it can be a user's id.
         let event = match UserId::new(without_secrets(owner)) {
-            Ok(owner) => event.owned_by(&owner),
-            Err(_) => event,
+            Ok(id) if !head.shares_text_with_credential(owner) => event.owned_by(&id),
+            _ => event,
         };
         principal.audit().emit(event.because("owner guard"));
     }

@@ -176,7 +176,13 @@ impl Service {
     }
 
     /// The answer; `None` if the service is gone.
-    pub(crate) fn try_send(&self, method: &str, path: &str, key: &str, body: Option<Value>) -> Option<Answer> {
+    pub(crate) fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        key: &str,
+        body: Option<Value>,
+    ) -> Option<Answer> {
         let body = body.map(|body| body.to_string()).unwrap_or_default();
         self.exchange(method, path, key, body.as_bytes(), "application/json").ok().flatten()
     }
