@@ -566,3 +566,29 @@ pub(crate) fn effective_roles(
 /// extractors can tell "nobody" from "no layer".
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Anonymous;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A million cached credentials are a quarter of a gigabyte; the speed table of the README says so.
+    #[test]
+    fn a_cached_credential_stays_small() {
+        assert!(size_of::<Credential>() <= 216, "{}", size_of::<Credential>());
+    }
+
+    #[test]
+    fn uses_are_taken_once_and_addresses_come_back_whole() {
+        let uses = Uses::default();
+        let (v4, v6): (IpAddr, IpAddr) = ("192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap());
+        for (now, ip, expected) in [(5, Some(v4), Some(v4)), (9, Some(v6), Some(v6)), (7, None, Some(v6))] {
+            uses.count(UnixTime::from_millis(now), ip);
+            assert_eq!(uses.peek().ip, expected);
+        }
+        let taken = uses.take();
+        assert_eq!((taken.count, taken.last_used.as_millis()), (3, 9), "the last use moves forward only");
+        assert_eq!(uses.take().count, 0);
+        uses.restore(taken.count);
+        assert_eq!(uses.peek().count, 3);
+    }
+}

@@ -329,7 +329,7 @@ impl Shared {
 
     #[cold]
     fn report_access(&self, principal: &Principal, head: &RequestHead<'_>) {
-        if self.accepted.fetch_add(1, Ordering::Relaxed) % self.report_accepted == 0 {
+        if self.accepted.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.report_accepted) {
             self.audit.emit(principal.event(EventKind::AccessGranted).in_request(head.request_id()));
         }
     }
