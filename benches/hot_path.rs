@@ -61,7 +61,7 @@ const PEER: PeerAddr =
 const OTHER_KEYS: u32 = 1000;
 
 /// How many times a case runs between the second pair of breakpoints, beyond once.
-const COUNTED: u64 = 50;
+const COUNTED: u64 = 10;
 
 /// A case runs for so many nanoseconds in each round.
 const BATCH: f64 = 2e6;
@@ -135,6 +135,7 @@ fn time_each(run: &mut Run, times: u64) -> f64 {
 /// Counts what needs no rounds: it is the same each time.
 fn start(name: &'static str, run: &mut Run) -> Measured {
     const TIMES: u64 = 1000;
+    run(3);
     let before = allocated().blocks;
     run(TIMES);
     let allocations = (allocated().blocks - before) as f64 / TIMES as f64;
