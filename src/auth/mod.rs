@@ -13,7 +13,7 @@ mod static_token;
 pub use api_key::ApiKeyAuth;
 pub(crate) use credential::is_bearer_token;
 use credential::shares_text;
-pub use credential::{CredentialReader, Presented};
+pub use credential::{CredentialReader, Presented, Word};
 pub use static_token::StaticAuth;
 
 /// What an authenticator sees of a request: everything but the body.

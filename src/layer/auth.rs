@@ -298,16 +298,28 @@ impl Shared {
                 }
                 Step::Accept(principal)
             }
+            verdict => self.other_step(verdict, &head),
+        }
+    }
+
+    /// What is not accepted at once may be badly written, which weighs more than an authenticator's no.
+    #[cold]
+    fn other_step(&self, verdict: Verdict, head: &RequestHead<'_>) -> Step {
+        if let Some(Err(error)) = head.presented.map(|presented| presented.check()) {
+            return Step::Refuse(error);
+        }
+        match verdict {
+            Verdict::Decided(Ok(principal)) => Step::Accept(principal),
             Verdict::Decided(Err(error)) => Step::Refuse(error),
             Verdict::Pending(verdict) => Step::Wait(verdict),
-            Verdict::Abstain => self.without_verdict(&head),
+            Verdict::Abstain => self.without_verdict(head),
         }
     }
 
     #[inline]
     fn head<'a, B>(&self, request: &'a Request<B>) -> Result<RequestHead<'a>, AuthError> {
         let mut head = RequestHead::new(request);
-        head.presented = self.reader.read(head.method, head.uri, head.headers)?;
+        head.presented = self.reader.find(head.method, head.uri, head.headers)?;
         head.client_ip = self.client_ip.client_ip(head.headers, head.extensions);
         Ok(head)
     }
