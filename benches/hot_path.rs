@@ -25,6 +25,8 @@ mod support;
 
 #[path = "support/floor.rs"]
 mod floor;
+#[path = "support/runs.rs"]
+mod runs;
 
 use std::{env, hint::black_box, process::ExitCode, sync::Arc, time::Duration};
 
@@ -43,13 +45,14 @@ use tower::Layer;
 
 use crate::{
     floor::{FloorLayer, Hand, HandUser},
+    runs::{Run, accepted, refused},
     support::{
-        alloc::allocated,
+        alloc::{allocated, settle},
         measure::{
             counted, instructions_each, is_bench, mark_regions, median, percentile, setting, thread_time,
         },
         report::{Gate, Report, number},
-        service::{NoOp, Run, accepted, arrived, block_on, refused, request, send},
+        service::{NoOp, arrived, block_on, request, send},
     },
 };
 
@@ -66,7 +69,9 @@ const COUNTED: u64 = 10;
 /// A case runs for so many nanoseconds in each round.
 const BATCH: f64 = 2e6;
 
-const CASES: &[(&str, fn() -> Run)] = &[
+type Case = (&'static str, fn() -> Run);
+
+const CASES: &[Case] = &[
     ("none", none),
     ("floor", floor),
     ("hit", hit),
@@ -98,6 +103,7 @@ fn main() -> ExitCode {
         runs.iter_mut().for_each(|run| run(3));
         return ExitCode::SUCCESS;
     }
+    settle();
     let results = measure(&mut runs);
     print_table(&results);
     judge(&results).exit_code()
@@ -194,7 +200,8 @@ fn judge(results: &[Measured]) -> Report {
     report
 }
 
-fn block_on_manager(builder: TokenManagerBuilder, new: NewToken) -> (TokenManager, String, keyward::TokenId) {
+/// A manager with many keys in its cache, and one more that is made as `new` says.
+fn manager_with_key(builder: TokenManagerBuilder, new: NewToken) -> (TokenManager, String, keyward::TokenId) {
     let tokens = builder.with_max_active(None).build();
     let user = UserId::new(USER).expect("a user id");
     for other in 0..OTHER_KEYS {
@@ -232,7 +239,7 @@ fn none() -> Run {
 
 /// The layer with its defaults, and a principal that it made.
 fn keyward_hit(new: NewToken, fresh: fn() -> Extensions) -> (AuthLayer, String, Principal) {
-    let (tokens, key, _) = block_on_manager(TokenManager::builder(MemoryStore::new()), new);
+    let (tokens, key, _) = manager_with_key(TokenManager::builder(MemoryStore::new()), new);
     let layer = AuthLayer::new(ApiKeyAuth::new(&tokens));
     let mut first = request(&key);
     *first.extensions_mut() = fresh();
@@ -274,7 +281,7 @@ fn still() -> ManualClock {
 fn miss() -> Run {
     let builder = TokenManager::builder(MemoryStore::new()).with_clock(still());
     let builder = builder.with_staleness(Duration::ZERO).expect("a bound");
-    let (tokens, key, _) = block_on_manager(builder, NewToken::named("bench"));
+    let (tokens, key, _) = manager_with_key(builder, NewToken::named("bench"));
     let mut service = AuthLayer::new(ApiKeyAuth::new(&tokens)).layer(NoOp);
     assert_eq!(send(&mut service, request(&key)).status(), StatusCode::OK);
     check_identity(&arrived());
@@ -283,7 +290,7 @@ fn miss() -> Run {
 
 /// A run of verdicts over `key`, which is read as the layer does.
 fn verdicts(key: &str, expected: fn(&Verdict) -> bool) -> Run {
-    let (tokens, ..) = block_on_manager(TokenManager::builder(MemoryStore::new()), NewToken::named("bench"));
+    let (tokens, ..) = manager_with_key(TokenManager::builder(MemoryStore::new()), NewToken::named("bench"));
     let authenticator: Arc<dyn Authenticator> = Arc::new(ApiKeyAuth::new(&tokens));
     let (reader, request) = (CredentialReader::default(), request(key));
     Box::new(move |times| {
@@ -315,7 +322,7 @@ impl AuditSink for Nowhere {
 
 fn revoked() -> Run {
     let builder = TokenManager::builder(MemoryStore::new()).with_clock(still()).with_audit(Nowhere);
-    let (tokens, key, id) = block_on_manager(builder, NewToken::named("bench"));
+    let (tokens, key, id) = manager_with_key(builder, NewToken::named("bench"));
     warm(&tokens, &key);
     block_on(tokens.revoke(&UserId::new(USER).expect("a user id"), id)).expect("its owner can revoke it");
     refused(AuthLayer::new(ApiKeyAuth::new(&tokens)).layer(NoOp), request(&key))

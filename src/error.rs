@@ -76,7 +76,7 @@ impl AuthErrorKind {
             Self::InsufficientScope => "The credential does not have the scope that this needs.",
             Self::Forbidden => "The credential may not be used for this.",
             Self::NotFound => "There is no such resource.",
-            Self::Unavailable => "Credentials cannot be checked at the moment; try again shortly.",
+            Self::Unavailable => "The service cannot do this at the moment; try again shortly.",
             Self::Misconfigured => "The service is not set up correctly.",
         }
     }

@@ -193,7 +193,7 @@ impl Event {
     }
 
     pub(crate) fn in_request(mut self, request_id: Option<&str>) -> Self {
-        self.request_id = request_id.map(|id| without_secrets(id).into());
+        self.request_id = request_id.map(Box::from);
         self
     }
 
@@ -307,7 +307,8 @@ impl Audit {
 
     pub(crate) fn emit(&self, mut event: Event) {
         event.at = self.0.clock.now();
-        self.0.sink.record(&event);
+        // A sink that panics, such as one that writes to a closed pipe, must not take the request along.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.0.sink.record(&event)));
     }
 }
 

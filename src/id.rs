@@ -72,7 +72,12 @@ impl UserId {
 /// log line or a table row.
 pub(crate) fn is_unprintable(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(
+            c,
+            '\u{ad}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 impl fmt::Debug for UserId {
@@ -215,7 +220,19 @@ mod tests {
 
     #[test]
     fn user_ids_refuse_what_could_forge_a_line() {
-        for bad in ["", " a", "a ", "a\0", "a\r\nb", "\u{1b}[2J", "a\u{202e}b", "\u{feff}a", "\u{2028}"] {
+        for bad in [
+            "",
+            " a",
+            "a ",
+            "a\0",
+            "a\r\nb",
+            "\u{1b}[2J",
+            "a\u{202e}b",
+            "\u{feff}a",
+            "\u{2028}",
+            "a\u{61c}b",
+            "\u{e0001}",
+        ] {
             assert_eq!(UserId::new(bad), Err(InvalidUserId), "{bad:?}");
         }
         assert!(UserId::new("x".repeat(255)).is_ok());

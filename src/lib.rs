@@ -76,6 +76,8 @@
 //! It keeps no passwords and no sessions, terminates no TLS, and does not find your missing check: handlers
 //! must ask [`Principal::check`] or stand behind an [`OwnerLayer`].
 //!
+//! It needs a tokio runtime with its time driver (`enable_time` or `enable_all`), which `#[tokio::main]` has.
+//!
 //! # Features
 //!
 //! None is on by default. They only add modules; none changes what another does.

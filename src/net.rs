@@ -250,7 +250,8 @@ impl TrustedProxies {
     pub fn new<S: AsRef<str>>(addresses: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
         let proxies =
             IpList::new(addresses).map_err(|error| ConfigError::new(format!("trusted proxies: {error}")))?;
-        if proxies.0.iter().any(|net| net.prefix_len() == 0) {
+        // Also in pieces, such as 0.0.0.0/1 and 128.0.0.0/1.
+        if IpNet::aggregate(&proxies.0.to_vec()).iter().any(|net| net.prefix_len() == 0) {
             return Err(ConfigError::new(
                 "trusted proxies: a network of prefix length 0 trusts everybody; name the proxies' own networks",
             ));
@@ -418,8 +419,8 @@ mod tests {
 
     #[test]
     fn trusting_everybody_is_refused() {
-        for everybody in ["0.0.0.0/0", "::/0"] {
-            assert!(TrustedProxies::new([everybody]).unwrap_err().to_string().contains("trusts everybody"));
+        for everybody in [&["0.0.0.0/0"][..], &["::/0"], &["128.0.0.0/1", "10.0.0.1", "0.0.0.0/1"]] {
+            assert!(TrustedProxies::new(everybody).unwrap_err().to_string().contains("trusts everybody"));
         }
         assert!(TrustedProxies::new([""; 0]).is_err());
     }

@@ -92,6 +92,8 @@ pub(crate) struct Credential {
     pub(crate) method: AuthMethod,
     /// Allows safe methods only.
     pub(crate) read_only: bool,
+    /// Which revision of the stored token this was made from.
+    pub(crate) revision: u32,
     /// From when until when this verdict may be used without asking the store.
     pub(crate) fresh_from: UnixTime,
     pub(crate) fresh_until: UnixTime,
@@ -159,7 +161,8 @@ impl Uses {
     }
 
     /// Gives back what [`take`](Self::take) took, because it could not be written.
-    pub(crate) fn restore(&self, count: u64) {
+    pub(crate) fn restore(&self, count: u64, last_used: UnixTime) {
+        self.last_used.fetch_max(last_used.as_millis(), Ordering::Relaxed);
         self.count.fetch_add(count, Ordering::Relaxed);
     }
 
@@ -199,6 +202,7 @@ impl Principal {
                 audit: Audit::default(),
                 method,
                 read_only: false,
+                revision: 0,
                 fresh_from: UnixTime::EPOCH,
                 fresh_until: UnixTime::MAX,
                 expires_at: UnixTime::MAX,
@@ -588,7 +592,7 @@ mod tests {
         let taken = uses.take();
         assert_eq!((taken.count, taken.last_used.as_millis()), (3, 9), "the last use moves forward only");
         assert_eq!(uses.take().count, 0);
-        uses.restore(taken.count);
+        uses.restore(taken.count, taken.last_used);
         assert_eq!(uses.peek().count, 3);
     }
 }

@@ -6,6 +6,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::support::alloc::settle;
+
 /// The environment variable with the path of the program that counts instructions. It runs the program
 /// that its arguments name, and for every second breakpoint writes a line `SS region <n> insns <m>` to its
 /// standard error: how many instructions were retired since the breakpoint before.
@@ -20,13 +22,8 @@ pub(crate) fn thread_time() -> f64 {
 
 /// Nanoseconds since some moment: elsewhere the wall clock has to do.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn thread_time() -> f64 {
-    wall_time()
-}
-
-/// Nanoseconds since some moment.
 #[expect(clippy::disallowed_methods, reason = "a bench measures time")]
-pub(crate) fn wall_time() -> f64 {
+pub(crate) fn thread_time() -> f64 {
     static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     START.get_or_init(std::time::Instant::now).elapsed().as_nanos() as f64
 }
@@ -53,6 +50,7 @@ pub(crate) fn breakpoint() {
 
 /// Counts `run(once)` and `run(1 + more)` as two regions.
 pub(crate) fn mark_regions(more: u64, mut run: impl FnMut(u64)) {
+    settle();
     for times in [1, 1 + more] {
         breakpoint();
         run(times);

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::Full;
 use tower::Service;
 
@@ -23,9 +23,6 @@ pub(crate) type Body = Full<Bytes>;
 thread_local! {
     static SLOT: Cell<Option<Request<()>>> = const { Cell::new(None) };
 }
-
-/// Runs one case so many times.
-pub(crate) type Run = Box<dyn FnMut(u64)>;
 
 /// Accepts everything at once.
 #[derive(Clone, Copy, Debug)]
@@ -93,42 +90,4 @@ where
 #[inline]
 pub(crate) fn arrived() -> Request<()> {
     SLOT.take().expect("the request reached the service")
-}
-
-/// A run of requests that are all let through and arrive with `marks` extensions each.
-pub(crate) fn accepted<S>(
-    mut service: S,
-    template: Request<()>,
-    fresh: impl Fn() -> Extensions + 'static,
-    marks: usize,
-) -> Run
-where
-    S: Service<Request<()>, Response = Response<Body>, Error = Infallible> + 'static,
-{
-    let mut slot = Some(template);
-    Box::new(move |times| {
-        let mut request = slot.take().expect("it is put back below");
-        *request.extensions_mut() = fresh();
-        for _ in 0..times {
-            let response = send(&mut service, request);
-            assert_eq!(response.status(), StatusCode::OK);
-            request = arrived();
-            assert_eq!(request.extensions().len(), marks);
-            *request.extensions_mut() = fresh();
-        }
-        slot = Some(request);
-    })
-}
-
-/// A run of requests that are all refused with 401. A refused request is gone, so each is a copy.
-pub(crate) fn refused<S>(mut service: S, template: Request<()>) -> Run
-where
-    S: Service<Request<()>, Response = Response<Body>, Error = Infallible> + 'static,
-{
-    Box::new(move |times| {
-        for _ in 0..times {
-            let response = send(&mut service, template.clone());
-            assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-        }
-    })
 }

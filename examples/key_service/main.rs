@@ -7,18 +7,18 @@ mod jobs;
 mod routes;
 mod settings;
 
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use keyward::{
     AdminProof, AuthLayer, TokenManager, UserId,
     auth::{AnyOf, ApiKeyAuth, Authenticator, StaticAuth},
-    manage::{ListQuery, NewToken},
+    manage::{ListQuery, NewToken, TokenError},
     scope::RoleSet,
     store::{MemoryStore, SqliteStore, TokenStore},
     token::TokenClass,
 };
 use tokio::{net::TcpListener, signal, sync::watch};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use settings::{Database, Settings};
 
@@ -27,10 +27,12 @@ const BOOTSTRAP_ADMIN: &str = "keyward:admin";
 
 #[tokio::main]
 async fn main() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A log that cannot be written must not take the service down.
+    log.log_internal_errors(false).init();
     if let Err(error) = serve().await {
-        eprintln!("key_service: {error}");
+        let _ = writeln!(std::io::stderr(), "key_service: {error}");
         std::process::exit(1);
     }
 }
@@ -40,7 +42,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     let tokens = open_tokens(&settings).await?;
     print_first_admin_key(&tokens).await?;
 
-    let app = routes::app(&settings, &tokens, auth_layer(&settings, &tokens)?)?;
+    let app = routes::app(&settings, &tokens, auth_layer(&settings, &tokens))?;
     let listener = TcpListener::bind(&settings.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
     let (stopping, stop) = watch::channel(false);
@@ -49,7 +51,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         stopping.send_replace(true);
     });
 
-    println!("listening on http://{}", listener.local_addr()?);
+    writeln!(std::io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     let (served, stop_background) = watch::channel(false);
     let background = tokio::spawn(tokens.run(stopped(stop_background)));
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
@@ -81,16 +83,17 @@ fn roles(settings: &Settings) -> impl Fn(&UserId) -> RoleSet + Send + Sync + 'st
     }
 }
 
-fn auth_layer(settings: &Settings, tokens: &TokenManager) -> Result<AuthLayer, Box<dyn Error>> {
+fn auth_layer(settings: &Settings, tokens: &TokenManager) -> AuthLayer {
     let mut authenticators: Vec<Box<dyn Authenticator>> = vec![ApiKeyAuth::new(tokens).into()];
     if let Some(list) = &settings.static_tokens {
-        authenticators.push(StaticAuth::new(list).with_roles(roles(settings)).into());
+        authenticators
+            .push(StaticAuth::new(list).with_roles(roles(settings)).with_audit(tokens.audit()).into());
     }
-    let layer = AuthLayer::new(AnyOf::new(authenticators)).with_realm("keyward")?;
-    Ok(match settings.trusted_proxies.clone() {
+    let layer = AuthLayer::new(AnyOf::new(authenticators));
+    match settings.trusted_proxies.clone() {
         Some(proxies) => layer.with_client_ip(proxies),
         None => layer,
-    })
+    }
 }
 
 /// On an empty store there is nobody who could ask for a key, so one is made and shown here, once.
@@ -99,11 +102,18 @@ async fn print_first_admin_key(tokens: &TokenManager) -> Result<(), Box<dyn Erro
     if !tokens.list(&operator, ListQuery::default().with_limit(1)).await?.tokens.is_empty() {
         return Ok(());
     }
+    // Fails here, before there is a key, if nobody could read it.
+    writeln!(std::io::stdout(), "first start on an empty store")?;
     let admin = NewToken::named("first admin key")
         .for_user(UserId::new(BOOTSTRAP_ADMIN)?)
-        .with_class(TokenClass::Admin);
-    let issued = tokens.create(&operator, admin).await?;
-    println!("admin key: {}", issued.key.expose());
+        .with_class(TokenClass::Admin)
+        .with_max_active(1);
+    let issued = match tokens.create(&operator, admin).await {
+        // Another process was faster.
+        Err(TokenError::LimitReached) => return Ok(()),
+        issued => issued?,
+    };
+    writeln!(std::io::stdout(), "admin key: {}", issued.key.expose())?;
     Ok(())
 }
 

@@ -1,21 +1,29 @@
 //! The service's routes, and who may reach them.
 
+use std::time::Duration;
+
 use axum::{
     Json, Router,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{any, delete, get, post},
 };
 use keyward::{
     AuthLayer, ConfigError, OwnerLayer, Principal, RequireLayer, TokenManager,
     api::{self, ApiError, OwnTokens},
 };
 
+use tower::ServiceBuilder;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+
 use crate::{
     jobs::{self, Jobs},
     settings::Settings,
 };
+
+/// How long a request may take, its body included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn app(
     settings: &Settings,
@@ -31,13 +39,21 @@ pub(crate) fn app(
         .nest("/jobs", job_routes(jobs.clone()).fallback(not_found))
         .nest("/users", user_routes(jobs)?.fallback(not_found))
         .route("/whoami", get(whoami))
+        .route("/api/", any(not_found))
+        .route("/admin/", any(not_found))
+        .route("/jobs/", any(not_found))
+        .route("/users/", any(not_found))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(auth);
     let open = Router::new()
         .route("/health", get(async || Json(serde_json::json!({ "status": "ok" }))))
         .route("/ready", get(ready).with_state(tokens.clone()))
+        .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found);
-    Ok(open.merge(protected))
+    let limits = ServiceBuilder::new()
+        .layer(CatchPanicLayer::new())
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT));
+    Ok(open.merge(protected).layer(limits))
 }
 
 fn job_routes(jobs: Jobs) -> Router {

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::ApiError;
 
-/// A JSON body. What is wrong with one is answered as a problem document: 400, or 415 without
+/// A JSON object as body. What is wrong with one is answered as a problem document: 400, or 415 without
 /// `Content-Type: application/json`, or 413 for a body that is too long. An empty body is `{}`.
 ///
 /// ```
@@ -44,6 +44,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, sentence));
         }
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ApiError::bad_request("The body is not a JSON object."));
+        }
         serde_json::from_slice(text).map(Self).map_err(|error| {
             // serde's own words repeat what was sent, which may be a key in the wrong place.
             let sentence = match error.classify() {

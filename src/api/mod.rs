@@ -22,7 +22,7 @@
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Query, State, rejection::QueryRejection},
+    extract::{DefaultBodyLimit, Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -240,9 +240,8 @@ async fn revoke_any(
     me: Principal,
     reason: AuditReason,
     State(tokens): State<TokenManager>,
-    Path(id): Path<String>,
+    id: TokenPath,
 ) -> Result<StatusCode, ApiError> {
-    let id = id.parse().map_err(|_| ApiError::not_found())?;
-    tokens.revoke(&me.admin(reason.0)?, id).await?;
+    tokens.revoke(&me.admin(reason.0)?, id.0).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -70,8 +70,9 @@ impl From<TokenError> for ApiError {
             TokenError::NotFound => Self::not_found(),
             TokenError::BeyondOwnRights => Self::new(
                 StatusCode::FORBIDDEN,
-                "A credential cannot hand out or change more rights than it has itself.",
+                "A credential cannot hand out or change more rights, or a longer life, than it has itself.",
             ),
+            TokenError::CredentialDied => AuthError::from(AuthErrorKind::Invalid).into(),
             TokenError::Invalid(sentence) => Self::bad_request(sentence),
             TokenError::Conflict => Self::new(
                 StatusCode::CONFLICT,

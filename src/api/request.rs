@@ -208,6 +208,9 @@ impl<S: Send + Sync> FromRequestParts<S> for TokenPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if parts.uri.query().is_some() {
+            return Err(ApiError::bad_request("This route takes no query."));
+        }
         let path = <Path<String> as FromRequestParts<S>>::from_request_parts(parts, state).await;
         let id = path.ok().and_then(|Path(id)| id.parse().ok());
         id.map(Self).ok_or_else(ApiError::not_found)

@@ -28,6 +28,12 @@ pub enum Presented<'a> {
 #[derive(Clone, Copy)]
 pub struct Word<'a>(&'a [u8]);
 
+impl fmt::Debug for Word<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Word(…)")
+    }
+}
+
 impl<'a> Presented<'a> {
     /// The credential's text: printable ASCII. It is empty if what was presented is not one word; then
     /// the layer answers 400, whatever an authenticator says other than yes.

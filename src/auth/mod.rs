@@ -4,7 +4,7 @@ use std::{fmt, future::Future, net::IpAddr, pin::Pin, sync::Arc};
 
 use http::{Extensions, HeaderMap, Method, Uri};
 
-use crate::{error::AuthError, event::Audit, principal::Principal};
+use crate::{error::AuthError, event::Audit, principal::Principal, secret::without_secrets};
 
 mod api_key;
 mod credential;
@@ -59,13 +59,14 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// The client's `X-Request-Id`, if it is one: 1 to 128 letters, digits and `-_.:`, and nothing of
-    /// the credential.
+    /// The client's `X-Request-Id`, if it is one: 1 to 128 letters, digits and `-_.:`, and nothing that
+    /// looks like a key or is a part of the credential.
     pub(crate) fn request_id(&self) -> Option<&'a str> {
         let id = self.headers.get("x-request-id")?.to_str().ok()?;
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
         let fits = (1..=128).contains(&id.len()) && id.bytes().all(allowed);
-        (fits && !self.shares_text_with_credential(id)).then_some(id)
+        let harmless = without_secrets(id) == id && !self.shares_text_with_credential(id);
+        (fits && harmless).then_some(id)
     }
 
     /// Whether `text`, which the client chose, holds a part of what stands in the credential headers: then

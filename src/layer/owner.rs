@@ -22,7 +22,7 @@ use crate::{
     id::UserId,
     layer::{
         rejection::{ProblemJson, RejectionResponse},
-        require::{caller, refuse},
+        require::{caller, guarded_head, refuse},
     },
     principal::{ADMIN_ROLE, Principal},
     secret::without_secrets,
@@ -258,7 +258,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let head = RequestHead::new(&request);
+        let head = guarded_head(&request);
         let (rejection, shared) = (&self.layer.rejection, &self.layer.shared);
         let principal = match caller(&head, "OwnerLayer") {
             Ok(principal) => principal,

@@ -202,13 +202,20 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let head = RequestHead::new(&request);
+        let head = guarded_head(&request);
         let verdict = caller(&head, "RequireLayer").and_then(|principal| self.rule.check(principal, &head));
         match verdict {
             Ok(()) => GuardFuture::inner(self.inner.call(request)),
             Err(error) => GuardFuture::rejected(refuse(&self.rejection, &head, error)),
         }
     }
+}
+
+/// The head of a request that has passed a layer: the client's address is what the layer found.
+pub(super) fn guarded_head<B>(request: &Request<B>) -> RequestHead<'_> {
+    let mut head = RequestHead::new(request);
+    head.client_ip = head.extensions.get::<Principal>().and_then(Principal::client_ip);
+    head
 }
 
 /// The caller of a request, for guards and extractors. Without one it is known whose fault that is: the

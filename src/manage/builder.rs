@@ -151,7 +151,12 @@ impl TokenManagerBuilder {
             usage: UsageQueue::default(),
             store_down: AtomicBool::new(false),
         });
-        let issuing = Issuing { ids: TokenIds::default(), max_active: self.max_active };
+        let issuing = Issuing {
+            ids: TokenIds::default(),
+            max_active: self.max_active,
+            rights: tokio::sync::RwLock::default(),
+            health: tokio::sync::Mutex::default(),
+        };
         TokenManager::from_parts(lookup, issuing)
     }
 }

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use crate::{
-    event::{Alert, Event, EventKind},
+    event::{Alert, Audit, Event, EventKind},
     id::{TokenId, TokenIds, UserId},
     principal::{AdminProof, effective_roles},
     scope::{Grant, RoleSet},
@@ -13,7 +13,7 @@ use crate::{
         lookup::{Inner, USAGE_INTERVAL, verify_owner},
     },
     time::UnixTime,
-    token::{TokenRecord, TokenStatus, hard_end},
+    token::{Metadata, RequestClass, TokenRecord, TokenStatus, decide, hard_end},
 };
 
 mod builder;
@@ -64,6 +64,11 @@ pub struct TokenManager {
 struct Issuing {
     ids: TokenIds,
     max_active: Option<u32>,
+    /// Shared by what hands out rights, taken alone by what takes them away: so a key that is revoked while
+    /// it makes another one is either still good or already refused.
+    rights: tokio::sync::RwLock<()>,
+    /// When the store was last asked for its health, and what it said.
+    health: tokio::sync::Mutex<Option<(UnixTime, Result<(), TokenError>)>>,
 }
 
 impl From<&TokenManager> for TokenLookup {
@@ -105,12 +110,14 @@ impl TokenManager {
         new: NewToken,
     ) -> Result<IssuedToken, TokenError> {
         let actor = actor.into();
-        let result = self.try_create(actor, new).await;
-        let (kind, owner, id) = match &result {
-            Ok(issued) => (EventKind::TokenCreated, Some(&issued.record.owner), Some(issued.record.id)),
-            Err(error) => (failure(error), None, None),
-        };
-        self.audit(actor, kind, owner, id);
+        let report = self.report(actor, None);
+        let result = self.within(self.try_create(actor, new)).await;
+        match &result {
+            Ok(issued) => {
+                report.done(EventKind::TokenCreated, Some(&issued.record.owner), Some(issued.record.id));
+            }
+            Err(error) => report.done(failure(error), None, None),
+        }
         result
     }
 
@@ -118,9 +125,13 @@ impl TokenManager {
         check_name(&new.name)?;
         check_metadata(&new.metadata)?;
         let owner = new.owner.as_ref().unwrap_or_else(|| actor.user());
+        let texts = [&*new.name, owner.as_str()];
+        self.refuse_keys(texts.into_iter(), &new.metadata)?;
         if !actor.scope().includes(owner) {
             return Err(TokenError::BeyondOwnRights);
         }
+        let _handing_out = self.issuing.rights.read().await;
+        self.require_living(actor).await?;
         let (key, mut record) = self.fresh(owner)?;
         self.set_rights(actor, &new, &mut record)?;
         self.set_lifetime(actor, &new, &mut record)?;
@@ -128,9 +139,47 @@ impl TokenManager {
         record.metadata = new.metadata;
         record.created_ip = new.created_ip.or_else(|| actor.client_ip());
         record.created_by = actor.presented().and_then(crate::Principal::token_id);
-        self.ask(self.inner().store.insert(&record, self.issuing.max_active)).await?;
+        let limit = new.max_active.or(self.issuing.max_active);
+        self.ask(self.inner().store.insert(&record, limit)).await?;
         self.inner().invalidate(&record.digest);
         Ok(IssuedToken { key, record })
+    }
+
+    /// Refuses a key in a place where it would be stored and shown in clear.
+    fn refuse_keys<'a>(
+        &self,
+        texts: impl Iterator<Item = &'a str>,
+        metadata: &Metadata,
+    ) -> Result<(), TokenError> {
+        let format = &self.inner().format;
+        let mut texts = texts;
+        let in_metadata = || serde_json::to_string(metadata).is_ok_and(|text| format.finds_key(&text));
+        if texts.any(|text| format.finds_key(text)) || in_metadata() {
+            return Err(TokenError::Invalid("an API key must not stand in a name, a user id or metadata"));
+        }
+        Ok(())
+    }
+
+    /// Asks the store once more for the token that was presented: a request may have taken its time, and
+    /// what it was let in with may be revoked or changed by now.
+    async fn require_living(&self, actor: Actor<'_>) -> Result<(), TokenError> {
+        let Some((principal, id)) =
+            actor.presented().and_then(|presented| Some((presented, presented.token_id()?)))
+        else {
+            return Ok(());
+        };
+        let owner = Owner::User(principal.user_id());
+        let record = self.ask(self.inner().store.get(owner, id)).await?.ok_or(TokenError::CredentialDied)?;
+        let policy = self.inner().lifetimes.policy(record.class);
+        let decision = decide(&record, policy, self.lookup.now(), RequestClass::Unsafe);
+        if decision.access().is_err() || record.id != id || !owner.includes(&record.owner) {
+            return Err(TokenError::CredentialDied);
+        }
+        if record.revision as u32 == principal.credential().revision {
+            Ok(())
+        } else {
+            Err(TokenError::Conflict)
+        }
     }
 
     /// A new key and the bare record for it.
@@ -214,9 +263,9 @@ impl TokenManager {
     /// [`TokenError::NotFound`], with an alert if it is somebody else's, or [`TokenError::Store`].
     pub async fn get<'a>(&self, actor: impl Into<Actor<'a>>, id: TokenId) -> Result<TokenRecord, TokenError> {
         let actor = actor.into();
-        let mut record = self.reach(actor, id).await?;
+        let mut record = self.within(self.reach(actor, id)).await?;
         self.inner().add_unwritten_use(&mut record);
-        self.audit(actor, EventKind::TokenRead, Some(&record.owner), Some(id));
+        self.report_read(actor, EventKind::TokenRead, Some(&record.owner), Some(id));
         Ok(record)
     }
 
@@ -260,14 +309,14 @@ impl TokenManager {
             (Some(owner), _) => Owner::User(owner),
             (None, scope) => scope,
         };
-        self.inner().write_unattended_usage().await;
-        let page = self.list_pages(scope, &query).await?;
-        self.audit(actor, EventKind::TokensListed, scope.user(), None);
+        let page = self.within(self.list_pages(scope, &query)).await?;
+        self.report_read(actor, EventKind::TokensListed, scope.user(), None);
         Ok(page)
     }
 
     /// Reads on until the page is full or the store has no more; after a bound the page stays short.
     async fn list_pages(&self, scope: Owner<'_>, query: &ListQuery) -> Result<TokenPage, TokenError> {
+        self.inner().write_unattended_usage().await;
         let wanted = query.limit as usize;
         let step = if query.status.is_some() { ListQuery::MAX_LIMIT } else { query.limit };
         let mut page = TokenPage { tokens: Vec::new(), next_cursor: query.cursor };
@@ -306,8 +355,8 @@ impl TokenManager {
     /// [`TokenError::Store`].
     pub async fn count<'a>(&self, actor: impl Into<Actor<'a>>) -> Result<u64, TokenError> {
         let actor = actor.into();
-        let count = self.ask(self.inner().store.count(actor.scope())).await?;
-        self.audit(actor, EventKind::TokensListed, actor.scope().user(), None);
+        let count = self.within(self.ask(self.inner().store.count(actor.scope()))).await?;
+        self.report_read(actor, EventKind::TokensListed, actor.scope().user(), None);
         Ok(count)
     }
 
@@ -326,12 +375,13 @@ impl TokenManager {
         let actor = actor.into();
         let kind = match update.enabled {
             Some(false) => EventKind::TokenDisabled,
-            Some(true) => EventKind::TokenEnabled,
-            None => EventKind::TokenUpdated,
+            Some(true) if update.only_enables() => EventKind::TokenEnabled,
+            _ => EventKind::TokenUpdated,
         };
-        let result = self.try_update(actor, id, &update).await;
+        let report = self.report(actor, Some(id));
+        let result = self.within(self.try_update(actor, id, &update)).await;
         let owner = result.as_ref().ok().map(|record| &record.owner);
-        self.audit(actor, result.as_ref().map_or_else(failure, |_| kind), owner, Some(id));
+        report.done(result.as_ref().map_or_else(failure, |_| kind), owner, Some(id));
         result
     }
 
@@ -343,6 +393,10 @@ impl TokenManager {
     ) -> Result<TokenRecord, TokenError> {
         update.name.as_deref().map_or(Ok(()), check_name)?;
         update.metadata.as_ref().map_or(Ok(()), check_metadata)?;
+        let metadata = update.metadata.clone().unwrap_or_default();
+        self.refuse_keys(update.name.as_deref().into_iter(), &metadata)?;
+        let _alone = self.issuing.rights.write().await;
+        self.require_living(actor).await?;
         for _ in 0..ATTEMPTS {
             let record = self.reach(actor, id).await?;
             let disabled_at = update.enabled.map(|enabled| (!enabled).then(|| self.lookup.now()));
@@ -356,7 +410,7 @@ impl TokenManager {
                 if_revision: Some(record.revision),
             };
             self.require_update_rights(actor, &record, update, &change)?;
-            match self.change(actor, id, &change).await {
+            match self.change(actor, &record, &change).await {
                 Err(TokenError::Conflict) => {}
                 result => return result,
             }
@@ -378,30 +432,27 @@ impl TokenManager {
         change.apply(&mut changed).map_err(TokenError::Store)?;
         self.require_rights(actor, record)?;
         self.require_rights(actor, &changed)?;
-        let end = hard_end(record, self.inner().lifetimes.policy(record.class));
+        let hard_end = hard_end(record, self.inner().lifetimes.policy(record.class));
+        let end =
+            if record.rolling { hard_end } else { hard_end.min(record.expires_at.unwrap_or(UnixTime::MAX)) };
         if update.changes_rights() && end > rights::latest_end(actor.presented()) {
             return Err(TokenError::BeyondOwnRights);
         }
         Ok(())
     }
 
-    /// Changes the stored record and makes every cache forget it before it returns.
+    /// Changes the stored record and makes the cache forget it before it returns, whatever happens.
     async fn change(
         &self,
         actor: Actor<'_>,
-        id: TokenId,
+        old: &TokenRecord,
         change: &Change,
     ) -> Result<TokenRecord, TokenError> {
-        let forget = ForgetAll(self.inner());
-        let changed = self.ask(self.inner().store.update(actor.scope(), id, change)).await;
-        if let Ok(Some(record)) = &changed {
-            forget.only(&[record.digest]);
-        } else if matches!(changed, Ok(None) | Err(TokenError::Conflict)) {
-            forget.only(&[]);
-        }
-        match changed?.and_then(|record| verify_owner(&self.inner().audit, actor.scope(), record)) {
-            Some(record) => Ok(record),
-            None => Err(self.missing(actor, id).await),
+        let _forget = Forget { inner: self.inner(), what: What::Tokens([Some(old.digest), None]) };
+        let changed = self.ask(self.inner().store.update(actor.scope(), old.id, change)).await?;
+        match changed.and_then(|record| verify_owner(&self.inner().audit, actor.scope(), record)) {
+            Some(record) if record.id == old.id => Ok(record),
+            _ => Err(self.missing(actor, old.id).await),
         }
     }
 
@@ -419,9 +470,11 @@ impl TokenManager {
         overlap: Option<Duration>,
     ) -> Result<IssuedToken, TokenError> {
         let actor = actor.into();
-        let result = self.try_rotate(actor, id, overlap.unwrap_or(Duration::from_secs(86_400))).await;
+        let overlap = overlap.unwrap_or(Duration::from_secs(86_400));
+        let report = self.report(actor, Some(id));
+        let result = self.within(self.try_rotate(actor, id, overlap)).await;
         let owner = result.as_ref().ok().map(|issued| &issued.record.owner);
-        self.audit(actor, result.as_ref().map_or_else(failure, |_| EventKind::TokenRotated), owner, Some(id));
+        report.done(result.as_ref().map_or_else(failure, |_| EventKind::TokenRotated), owner, Some(id));
         result
     }
 
@@ -431,11 +484,33 @@ impl TokenManager {
         id: TokenId,
         overlap: Duration,
     ) -> Result<IssuedToken, TokenError> {
+        let _handing_out = self.issuing.rights.read().await;
+        self.require_living(actor).await?;
         let old = self.reach(actor, id).await?;
         self.require_rights(actor, &old)?;
         if self.status(&old) != TokenStatus::Active {
             return Err(TokenError::Conflict);
         }
+        if !overlap.is_zero() {
+            self.require_room(&old.owner).await?;
+        }
+        let (key, successor) = self.successor(actor, &old)?;
+        let forget = What::Tokens([Some(old.digest), Some(successor.digest)]);
+        let _forget = Forget { inner: self.inner(), what: forget };
+        let old_end = self.lookup.now().saturating_add(overlap);
+        let rotation = Rotation::new(successor, old_end, old.revision);
+        let replaced = self.ask(self.inner().store.rotate(actor.scope(), id, &rotation)).await?;
+        match replaced.and_then(|record| verify_owner(&self.inner().audit, actor.scope(), record)) {
+            Some(record) if record.id == id => Ok(IssuedToken { key, record: rotation.successor }),
+            _ => Err(self.missing(actor, id).await),
+        }
+    }
+
+    fn successor(
+        &self,
+        actor: Actor<'_>,
+        old: &TokenRecord,
+    ) -> Result<(crate::ApiKey, TokenRecord), TokenError> {
         let (key, mut successor) = self.fresh(&old.owner)?;
         successor.name = old.name.clone();
         successor.class = old.class;
@@ -445,20 +520,19 @@ impl TokenManager {
         successor.metadata = old.metadata.clone();
         successor.created_ip = actor.client_ip();
         successor.created_by = actor.presented().and_then(crate::Principal::token_id);
-        self.set_successor_lifetime(actor, &old, &mut successor);
-        let old_end = self.lookup.now().saturating_add(overlap);
-        let rotation = Rotation::new(successor, old_end, old.revision);
-        let forget = ForgetAll(self.inner());
-        let replaced = self.ask(self.inner().store.rotate(actor.scope(), id, &rotation)).await;
-        match &replaced {
-            Ok(Some(record)) => forget.only(&[record.digest, rotation.successor.digest]),
-            Ok(None) | Err(TokenError::Conflict) => forget.only(&[]),
-            Err(_) => drop(forget),
-        }
-        match replaced?.and_then(|record| verify_owner(&self.inner().audit, actor.scope(), record)) {
-            Some(_) => Ok(IssuedToken { key, record: rotation.successor }),
-            None => Err(self.missing(actor, id).await),
-        }
+        self.set_successor_lifetime(actor, old, &mut successor);
+        Ok((key, successor))
+    }
+
+    /// Rotation may go beyond the limit of active tokens, since overlaps end by themselves, but not beyond
+    /// twice the limit.
+    async fn require_room(&self, owner: &UserId) -> Result<(), TokenError> {
+        let Some(limit) = self.issuing.max_active else { return Ok(()) };
+        let most = limit.saturating_mul(2);
+        let newest = self.ask(self.inner().store.list(Owner::User(owner), Page::first(most))).await?;
+        let now = self.lookup.now();
+        let working = newest.iter().filter(|record| record.counts_as_active(now)).count();
+        if working < most as usize { Ok(()) } else { Err(TokenError::LimitReached) }
     }
 
     /// The lifetime that the old token was made with, from now on, within what the actor may hand out.
@@ -489,11 +563,17 @@ impl TokenManager {
         id: TokenId,
     ) -> Result<TokenRecord, TokenError> {
         let actor = actor.into();
-        self.inner().write_unattended_usage().await;
-        let result = self.change(actor, id, &Change::revoke(self.lookup.now())).await;
+        let report = self.report(actor, Some(id));
+        let result = self.within(self.try_revoke(actor, id)).await;
         let owner = result.as_ref().ok().map(|record| &record.owner);
-        self.audit(actor, result.as_ref().map_or_else(failure, |_| EventKind::TokenRevoked), owner, Some(id));
+        report.done(result.as_ref().map_or_else(failure, |_| EventKind::TokenRevoked), owner, Some(id));
         result
+    }
+
+    async fn try_revoke(&self, actor: Actor<'_>, id: TokenId) -> Result<TokenRecord, TokenError> {
+        let _alone = self.issuing.rights.write().await;
+        let old = self.reach(actor, id).await?;
+        self.change(actor, &old, &Change::revoke(self.lookup.now())).await
     }
 
     /// Ends all tokens of the actor, also the one that was presented; says how many worked before. With
@@ -516,23 +596,45 @@ impl TokenManager {
     }
 
     async fn revoke_all_tokens(&self, actor: Actor<'_>, owner: &UserId) -> Result<u64, TokenError> {
-        let forget = ForgetAll(self.inner());
-        let revoked = self.ask(self.inner().store.revoke_all(owner, self.lookup.now())).await;
-        let result = revoked.map(|digests| {
-            forget.only(&digests);
-            digests.len() as u64
-        });
+        let report = self.report(actor, None);
+        let result = self.within(self.try_revoke_all(owner)).await;
         let kind = result.as_ref().map_or_else(failure, |count| EventKind::TokensRevoked(*count));
-        self.audit(actor, kind, Some(owner), None);
+        report.done(kind, Some(owner), None);
         result
     }
 
-    /// Whether the store answers.
+    async fn try_revoke_all(&self, owner: &UserId) -> Result<u64, TokenError> {
+        let _alone = self.issuing.rights.write().await;
+        let _forget = Forget { inner: self.inner(), what: What::Owner(owner) };
+        let digests = self.ask(self.inner().store.revoke_all(owner, self.lookup.now())).await?;
+        // Also what was never cached here: a load may be on its way.
+        digests.iter().for_each(|digest| self.inner().invalidate(digest));
+        Ok(digests.len() as u64)
+    }
+
+    /// Whether the store answers and can be written. It is asked once a second at most, whoever wants to
+    /// know.
     ///
     /// # Errors
     /// [`TokenError::Store`].
     pub async fn health(&self) -> Result<(), TokenError> {
-        self.ask(self.inner().store.health()).await
+        let mut last = self.issuing.health.lock().await;
+        let now = self.lookup.now();
+        if let Some((at, verdict)) = &*last
+            && *at <= now
+            && now < at.saturating_add(Duration::from_secs(1))
+        {
+            return verdict.clone();
+        }
+        let verdict = self.within(self.ask(self.inner().store.health())).await;
+        *last = Some((self.lookup.now(), verdict.clone()));
+        verdict
+    }
+
+    /// Where this manager's events go, for authenticators that report to the same place.
+    #[must_use]
+    pub fn audit(&self) -> Audit {
+        self.inner().audit.clone()
     }
 
     /// Writes what was counted of the use of keys and not written yet.
@@ -557,7 +659,7 @@ impl TokenManager {
     /// ```
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let inner = self.inner();
-        inner.usage.attended.store(true, Ordering::Relaxed);
+        let _attended = Attended::new(inner);
         let mut shutdown = pin!(shutdown);
         let writing = async {
             loop {
@@ -566,7 +668,7 @@ impl TokenManager {
                     () = tokio::time::sleep(USAGE_INTERVAL) => {}
                 }
                 // A failure has raised its alert, and the uses wait for the next time.
-                let _ = self.ask(inner.write_usage()).await;
+                let _ = self.within(self.ask(inner.write_usage())).await;
             }
         };
         tokio::select! {
@@ -574,8 +676,7 @@ impl TokenManager {
             () = self.follow_changes() => {}
         }
         inner.invalidate_all();
-        let _ = self.ask(inner.write_usage()).await;
-        inner.usage.attended.store(false, Ordering::Relaxed);
+        let _ = self.within(self.ask(inner.write_usage())).await;
     }
 
     /// Makes the cache forget what others changed. Never returns.
@@ -598,25 +699,79 @@ impl TokenManager {
         }
     }
 
-    /// Waits for the store, but not for ever.
+    /// Waits for an operation, but not for ever.
+    async fn within<T>(
+        &self,
+        operation: impl Future<Output = Result<T, TokenError>>,
+    ) -> Result<T, TokenError> {
+        let done = tokio::time::timeout(STORE_TIMEOUT, operation).await;
+        done.unwrap_or_else(|_| Err(TokenError::Store(self.inner().timed_out())))
+    }
+
+    /// Asks the store, and watches whether it answers.
     async fn ask<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, TokenError> {
-        let answer = match tokio::time::timeout(STORE_TIMEOUT, answer).await {
-            Ok(answer) => self.inner().watch(answer),
-            Err(_) => Err(self.inner().timed_out()),
-        };
-        answer.map_err(|error| match error.kind() {
+        self.inner().watch(answer.await).map_err(|error| match error.kind() {
             StoreErrorKind::Conflict => TokenError::Conflict,
             StoreErrorKind::LimitReached => TokenError::LimitReached,
             _ => TokenError::Store(error),
         })
     }
 
-    fn audit(&self, actor: Actor<'_>, kind: EventKind, owner: Option<&UserId>, token: Option<TokenId>) {
-        let event = event(actor, kind, owner, token);
-        self.inner().audit.emit(match actor.reason() {
+    /// The report of an operation that begins now. It is sent even if the operation is given up.
+    fn report<'a>(&'a self, actor: Actor<'a>, token: Option<TokenId>) -> Report<'a> {
+        Report { manager: self, actor, token, done: false }
+    }
+
+    fn report_read(&self, actor: Actor<'_>, kind: EventKind, owner: Option<&UserId>, token: Option<TokenId>) {
+        self.report(actor, token).done(kind, owner, token);
+    }
+}
+
+/// The audit event of an operation. Dropped before it is done it says that nobody knows the outcome: the
+/// client is gone, and the store may do what it was told.
+struct Report<'a> {
+    manager: &'a TokenManager,
+    actor: Actor<'a>,
+    token: Option<TokenId>,
+    done: bool,
+}
+
+impl Report<'_> {
+    fn done(mut self, kind: EventKind, owner: Option<&UserId>, token: Option<TokenId>) {
+        self.done = true;
+        let event = event(self.actor, kind, owner, token);
+        self.manager.inner().audit.emit(match self.actor.reason() {
             Some(reason) => event.because(reason),
             None => event,
         });
+    }
+}
+
+impl Drop for Report<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            let event = event(self.actor, EventKind::OperationFailed, None, self.token);
+            self.manager
+                .inner()
+                .audit
+                .emit(event.because("given up by the caller; the outcome is not known"));
+        }
+    }
+}
+
+/// Says that somebody runs the background work, for as long as they do.
+struct Attended<'a>(&'a Inner);
+
+impl<'a> Attended<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        inner.usage.attended.store(true, Ordering::Relaxed);
+        Self(inner)
+    }
+}
+
+impl Drop for Attended<'_> {
+    fn drop(&mut self) {
+        self.0.usage.attended.store(false, Ordering::Relaxed);
     }
 }
 
@@ -632,20 +787,24 @@ fn failure(error: &TokenError) -> EventKind {
     error.refusal().map_or(EventKind::OperationFailed, EventKind::OperationRefused)
 }
 
-/// While a change is on its way to the store nobody knows whether it is done: if it is given up or fails,
-/// the cache must forget everything.
-struct ForgetAll<'a>(&'a Inner);
-
-impl ForgetAll<'_> {
-    /// The change is done, or certainly not: these digests are all that it was about.
-    fn only(self, digests: &[TokenDigest]) {
-        digests.iter().for_each(|digest| self.0.invalidate(digest));
-        std::mem::forget(self);
-    }
+/// Makes the cache forget what a change is about, when it is done as well as when it fails or is given up.
+struct Forget<'a> {
+    inner: &'a Inner,
+    what: What<'a>,
 }
 
-impl Drop for ForgetAll<'_> {
+enum What<'a> {
+    Tokens([Option<TokenDigest>; 2]),
+    Owner(&'a UserId),
+}
+
+impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.0.invalidate_all();
+        match &self.what {
+            What::Tokens(digests) => {
+                digests.iter().flatten().for_each(|digest| self.inner.invalidate(digest))
+            }
+            What::Owner(owner) => self.inner.invalidate_owner(owner),
+        }
     }
 }

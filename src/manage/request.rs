@@ -110,6 +110,7 @@ pub struct NewToken {
     pub(crate) lifetime: Option<Duration>,
     pub(crate) metadata: Metadata,
     pub(crate) created_ip: Option<IpAddr>,
+    pub(crate) max_active: Option<u32>,
 }
 
 impl NewToken {
@@ -125,6 +126,7 @@ impl NewToken {
             lifetime: None,
             metadata: Metadata::new(),
             created_ip: None,
+            max_active: None,
         }
     }
 
@@ -168,6 +170,12 @@ impl NewToken {
     /// Free data, at most 4 KiB as JSON.
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
+        self
+    }
+
+    /// Only if its owner has fewer than so many active tokens; the manager's limit by default.
+    pub fn with_max_active(mut self, tokens: u32) -> Self {
+        self.max_active = Some(tokens);
         self
     }
 
@@ -230,6 +238,13 @@ impl TokenUpdate {
         matches!(
             self,
             Self { name: None, scopes: None, allowed_ips: None, metadata: None, enabled: Some(false) }
+        )
+    }
+
+    pub(crate) fn only_enables(&self) -> bool {
+        matches!(
+            self,
+            Self { name: None, scopes: None, allowed_ips: None, metadata: None, enabled: Some(true) }
         )
     }
 
@@ -319,9 +334,12 @@ pub enum TokenError {
     /// There is no such token, or it is somebody else's: then an alert was raised.
     #[error("there is no such token")]
     NotFound,
-    /// It would have handed out more rights than the presented credential has.
-    #[error("a credential cannot hand out or change more rights than it has itself")]
+    /// It would have handed out more rights, or a longer life, than the presented credential has.
+    #[error("a credential cannot hand out or change more rights, or a longer life, than it has itself")]
     BeyondOwnRights,
+    /// The credential that was presented does not work any more.
+    #[error("the credential that was presented does not work any more")]
+    CredentialDied,
     /// Something asked for cannot be right; the text says what.
     #[error("{0}")]
     Invalid(&'static str),
@@ -342,6 +360,7 @@ impl TokenError {
         match self {
             Self::NotFound => Some(Refusal::NotOwner),
             Self::BeyondOwnRights => Some(Refusal::BeyondOwnRights),
+            Self::CredentialDied => Some(Refusal::Revoked),
             Self::Invalid(_) => Some(Refusal::InvalidValue),
             Self::Conflict => Some(Refusal::Conflict),
             Self::LimitReached => Some(Refusal::LimitReached),

@@ -31,10 +31,14 @@ pub(crate) fn covers(presented: &Principal, rights: &Rights<'_>) -> bool {
     rights.scopes.is_subset_of(&own.scopes) && roles && ips
 }
 
-/// The time that no token made or changed through this credential may pass.
+/// The time that no token made or changed through this credential may pass: its own end, unless use
+/// moves it, and its hard end.
 pub(crate) fn latest_end(presented: Option<&Principal>) -> UnixTime {
     match presented {
-        Some(principal) if principal.method() == AuthMethod::ApiKey => principal.credential().hard_end,
+        Some(principal) if principal.method() == AuthMethod::ApiKey => {
+            let own = principal.credential();
+            if own.rolling.is_some() { own.hard_end } else { own.hard_end.min(own.expires_at) }
+        }
         _ => UnixTime::MAX,
     }
 }

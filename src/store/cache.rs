@@ -159,6 +159,21 @@ impl TokenCache {
         known
     }
 
+    /// Forgets all tokens of `owner`, and returns the credentials that were known.
+    pub(crate) fn invalidate_owner(&self, owner: &UserId) -> Vec<Arc<Credential>> {
+        let mut known = Vec::new();
+        for shard in &self.shards {
+            let mut tables = shard.0.write().unwrap_or_else(PoisonError::into_inner);
+            // Whose token a load on its way will find is not known yet.
+            tables.epoch += 1;
+            tables.flights.clear();
+            let theirs = tables.live.slots.iter().filter(|credential| credential.user == *owner);
+            let digests: Vec<_> = theirs.map(|credential| credential.digest).collect();
+            known.extend(digests.iter().filter_map(|digest| tables.live.remove(digest)));
+        }
+        known
+    }
+
     /// The credential of `digest`, fresh or not.
     pub(crate) fn peek(&self, digest: &TokenDigest) -> Option<Arc<Credential>> {
         let tables = self.shard(digest).read().unwrap_or_else(PoisonError::into_inner);

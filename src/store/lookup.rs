@@ -13,6 +13,7 @@ use std::{
 use crate::{
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Alert, Audit, Event},
+    id::UserId,
     principal::{AuthMethod, Credential, RoleDirectory, Uses, effective_roles},
     scope::Grant,
     secret::{Pepper, TokenDigest},
@@ -196,6 +197,7 @@ impl Inner {
             audit: self.audit.clone(),
             method: AuthMethod::ApiKey,
             read_only: access == Access::ReadOnly,
+            revision: record.revision as u32,
             fresh_from: now,
             fresh_until: now.saturating_add(self.staleness).min(decision.until()),
             expires_at: record.expires_at.unwrap_or(UnixTime::MAX),
@@ -255,6 +257,12 @@ impl Inner {
         }
     }
 
+    pub(crate) fn invalidate_owner(&self, owner: &UserId) {
+        for credential in self.cache.invalidate_owner(owner) {
+            self.usage.push_used(credential);
+        }
+    }
+
     pub(crate) fn invalidate_all(&self) {
         for credential in self.cache.invalidate_all() {
             self.usage.push_used(credential);
@@ -273,7 +281,7 @@ impl Inner {
     /// Writes what was counted, in one batch. What cannot be written is kept for the next one.
     pub(crate) async fn write_usage(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.usage.writing.lock().await;
-        let mut taken = Taken { queue: &self.usage, credentials: Vec::new() };
+        let mut taken = Taken { inner: self, credentials: Vec::new() };
         let mut batch = Vec::new();
         for credential in self.usage.take() {
             let counted = credential.uses.take();
@@ -313,7 +321,7 @@ impl Inner {
             );
         }
         // A failure has raised its alert, and the uses wait for the next time.
-        let _ = tokio::time::timeout(STORE_TIMEOUT / 4, self.write_usage()).await;
+        let _ = self.write_usage().await;
     }
 }
 
@@ -353,15 +361,18 @@ impl UsageQueue {
 
 /// Uses that were taken to be written; dropped before they are, they go back.
 struct Taken<'a> {
-    queue: &'a UsageQueue,
+    inner: &'a Inner,
     credentials: Vec<(Arc<Credential>, u64)>,
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         for (credential, count) in self.credentials.drain(..) {
-            credential.uses.restore(count);
-            self.queue.push_used(credential);
+            // Uses move to the credential that took its place, so that there is one for each token however
+            // long the store fails.
+            let current = self.inner.cache.peek(&credential.digest).unwrap_or_else(|| credential.clone());
+            current.uses.restore(count, credential.uses.peek().last_used);
+            self.inner.usage.push_used(current);
         }
     }
 }

@@ -78,8 +78,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Option<TokenRecord>, StoreError>;
 
     /// Stores the successor and marks the owner's record as replaced, both or neither; returns the
-    /// replaced record as it is then, `None` if there is none. No limit counts here: the replaced token
-    /// stops to count as active.
+    /// replaced record as it is then, `None` if there is none. No limit counts here.
     ///
     /// # Errors
     /// [`StoreErrorKind::Conflict`] when the record is revoked, has a successor already, or has another

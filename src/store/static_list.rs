@@ -114,14 +114,16 @@ fn check_strength(token: &str) -> Result<(), &'static str> {
     }
     if !crate::auth::is_bearer_token(token.as_bytes()) {
         return Err(
-            "has a token with characters that no header can carry; use letters, digits and -._~+/ only",
+            "has a token with characters that no header can carry; use letters, digits and -._~+/ only, with = at the end",
         );
     }
     if token.starts_with("eyJ") && token.bytes().filter(|b| *b == b'.').count() == 2 {
         return Err("looks like a JWT; a static token must be opaque");
     }
-    if KeyFormat::default().shape(token.as_bytes()) == Shape::WellFormed {
-        return Err("is an API key that keyward issued; it needs no entry here");
+    if KeyFormat::default().shape(token.as_bytes()) != Shape::Foreign {
+        return Err(
+            "starts like an API key that keyward issues; it needs no entry here, or another beginning",
+        );
     }
     let has = |group: fn(&u8) -> bool| token.bytes().any(|byte| group(&byte));
     let groups = [
@@ -249,6 +251,7 @@ mod tests {
             (format!("admin:{STRONG}é"), "characters that no header can carry"),
             (format!("eyJ{STRONG}.{STRONG}.{STRONG}"), "looks like a JWT"),
             (issued.expose().to_owned(), "needs no entry"),
+            (format!("ci:kw_live_{STRONG}"), "needs no entry"),
         ] {
             let error = StaticList::parse(&list).unwrap_err().to_string();
             assert!(error.contains(says), "{list}: {error}");

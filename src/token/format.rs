@@ -117,6 +117,14 @@ impl KeyFormat {
     }
 }
 
+impl KeyFormat {
+    /// Whether `text` holds a key anywhere, as people paste them into wrong fields.
+    pub(crate) fn finds_key(&self, text: &str) -> bool {
+        let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.any(|word| self.shape(word.as_bytes()) == Shape::WellFormed)
+    }
+}
+
 impl Default for KeyFormat {
     /// Keys that start with `kw_live_`.
     fn default() -> Self {

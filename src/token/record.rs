@@ -128,12 +128,11 @@ impl TokenRecord {
         }
     }
 
-    /// Whether it counts against the limit of active tokens of a user: neither revoked, nor replaced,
-    /// nor expired at `now`.
+    /// Whether it counts against the limit of active tokens of a user: neither revoked nor expired at
+    /// `now`. A replaced one counts until its overlap ends.
     #[must_use]
     pub fn counts_as_active(&self, now: UnixTime) -> bool {
-        let dead = self.revoked_at.is_some() || self.successor.is_some();
-        !dead && self.expires_at.is_none_or(|at| at > now)
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
     }
 }
 

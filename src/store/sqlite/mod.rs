@@ -199,7 +199,9 @@ impl TokenStore for SqliteStore {
         change: &Change,
     ) -> Result<Option<TokenRecord>, StoreError> {
         let (owner, change) = (owner.user().cloned(), change.clone());
-        self.writer.call(move |connection| queries::update(connection, owner.as_ref(), id, &change)).await
+        let takes_away = change.revoked_at.is_some() || matches!(change.disabled_at, Some(Some(_)));
+        let work = move |connection: &mut _| queries::update(connection, owner.as_ref(), id, &change);
+        if takes_away { self.writer.call_surely(work).await } else { self.writer.call(work).await }
     }
 
     async fn rotate(
@@ -214,7 +216,7 @@ impl TokenStore for SqliteStore {
 
     async fn revoke_all(&self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
         let owner = owner.clone();
-        self.writer.call(move |connection| queries::revoke_all(connection, &owner, at)).await
+        self.writer.call_surely(move |connection| queries::revoke_all(connection, &owner, at)).await
     }
 
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {

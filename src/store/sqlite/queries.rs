@@ -50,9 +50,9 @@ pub(super) fn list(
     match owner {
         Some(owner) => {
             let sql = select!("WHERE t.user_id = ?1 AND t.id < ?2 ORDER BY t.id DESC LIMIT ?3");
-            all(connection, sql, params![owner.as_str(), before, page.limit])
+            readable(connection, sql, params![owner.as_str(), before, page.limit])
         }
-        None => all(
+        None => readable(
             connection,
             select!("WHERE t.id < ?1 ORDER BY t.id DESC LIMIT ?2"),
             params![before, page.limit],
@@ -81,7 +81,7 @@ pub(super) fn insert(
         if let Some(limit) = limit {
             let active: i64 = transaction
                 .prepare_cached(
-                    "SELECT count(*) FROM tokens WHERE user_id = ?1 AND revoked_at IS NULL AND successor IS NULL \
+                    "SELECT count(*) FROM tokens WHERE user_id = ?1 AND revoked_at IS NULL \
                      AND (expires_at IS NULL OR expires_at > ?2)",
                 )?
                 .query_row(params![record.owner.as_str(), record.created_at.as_millis()], |row| row.get(0))?;
@@ -130,7 +130,7 @@ pub(super) fn revoke_all(
     write(connection, |transaction| {
         let sql = select!("WHERE t.user_id = ?1 AND t.revoked_at IS NULL ORDER BY t.id");
         let mut revoked = Vec::new();
-        for mut record in all(transaction, sql, [owner.as_str()])? {
+        for mut record in readable(transaction, sql, [owner.as_str()])? {
             Change::revoke(at).apply(&mut record)?;
             replace_row(transaction, &record)?;
             revoked.push(record.digest);
@@ -141,7 +141,13 @@ pub(super) fn revoke_all(
 
 /// Not synced to the disk at once: of a power failure the file itself survives, and some counts do not.
 pub(super) fn record_usage(connection: &mut Connection, batch: &[Usage]) -> Result<(), Failure> {
-    unsynced(connection, |transaction| batch.iter().try_for_each(|usage| add_usage(transaction, usage)))
+    unsynced(connection, |transaction| {
+        batch.iter().try_for_each(|usage| match add_usage(transaction, usage) {
+            // The use of a damaged record is lost; that of the others is not.
+            Err(failure) if failure.error.kind() == StoreErrorKind::Corrupt && !failure.reopen => Ok(()),
+            done => done,
+        })
+    })
 }
 
 /// Writes a row that is there for this, so that a full or dead disk is noticed.
@@ -214,8 +220,22 @@ fn one(connection: &Connection, sql: &str, values: impl Params) -> Result<Option
     rows.next()?.map(decode).transpose()
 }
 
-fn all(connection: &Connection, sql: &str, values: impl Params) -> Result<Vec<TokenRecord>, Failure> {
-    connection.prepare_cached(sql)?.query_and_then(values, decode)?.collect()
+/// Of these records those that can be read. A damaged one opens nothing, and must not keep the others from
+/// being listed or revoked.
+fn readable(connection: &Connection, sql: &str, values: impl Params) -> Result<Vec<TokenRecord>, Failure> {
+    let mut records = Vec::new();
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(values)?;
+    while let Some(row) = rows.next()? {
+        match decode(row) {
+            Ok(record) => records.push(record),
+            Err(failure) if failure.error.kind() == StoreErrorKind::Corrupt => {
+                tracing::error!("a damaged token record was skipped; restore a backup");
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(records)
 }
 
 fn insert_row(transaction: &Transaction<'_>, record: &TokenRecord) -> Result<(), Failure> {

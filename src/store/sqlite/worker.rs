@@ -31,6 +31,13 @@ pub(super) enum Role {
     Watcher,
 }
 
+/// What becomes of a job that nobody waits for any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Abandoned {
+    Skip,
+    Do,
+}
+
 /// Threads of one role and the queue that they take their jobs from. They end when it is dropped.
 #[derive(Debug)]
 pub(super) struct Crew {
@@ -68,7 +75,8 @@ impl Crew {
         Ok(())
     }
 
-    /// Has one of the threads do `work` with its connection.
+    /// Has one of the threads do `work` with its connection, unless the caller gives up before its turn
+    /// comes: nobody would learn the key of a token that is stored then.
     pub(super) async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
@@ -76,27 +84,36 @@ impl Crew {
         self.call_link(|link| work(&mut link.connection)).await
     }
 
+    /// Like [`call`](Self::call), also if the caller gives up: what takes rights away is done.
+    pub(super) async fn call_surely<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let work = move |worker: &mut Worker| worker.run(Link::reopen, |link| work(&mut link.connection));
+        self.send(Abandoned::Do, work).await
+    }
+
     pub(super) async fn call_link<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Link) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.send(move |worker| worker.run(Link::reopen, work)).await
+        self.send(Abandoned::Skip, move |worker| worker.run(Link::reopen, work)).await
     }
 
     /// Makes the file; the first call of all.
     pub(super) async fn create(&self, check: bool) -> Result<(), StoreError> {
-        self.send(move |worker| worker.run(move |target| Link::create(target, check), |_| Ok(()))).await
+        let open = move |target: &Target| Link::create(target, check);
+        self.send(Abandoned::Skip, move |worker| worker.run(open, |_| Ok(()))).await
     }
 
     async fn send<T: Send + 'static>(
         &self,
+        abandoned: Abandoned,
         run: impl FnOnce(&mut Worker) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let reads = self.role != Role::Writer;
         self.queue.push(Box::new(move |worker| {
-            // What nobody waits for any more need not be read; a change is made all the same.
-            if !(reads && reply.is_closed()) {
+            if abandoned == Abandoned::Do || !reply.is_closed() {
                 let _ = reply.send(run(worker));
             }
         }))?;
@@ -179,7 +196,8 @@ pub(super) struct Worker {
 impl Worker {
     fn take(&mut self, job: Job) {
         if catch_unwind(AssertUnwindSafe(|| job(self))).is_err() {
-            tracing::error!("a call of the SQLite store panicked");
+            // What receives the log may panic as well, and this thread must live.
+            let _ = catch_unwind(|| tracing::error!("a call of the SQLite store panicked"));
             // In whatever state it is.
             *lock(&self.slot) = None;
         }

@@ -27,13 +27,14 @@ pub async fn refused_tokens_leave_nothing_behind(store: &dyn TokenStore) {
     assert_holds(store, &[second, first]).await;
 }
 
-/// Revoked, expired and replaced tokens do not count.
+/// Revoked and expired tokens do not count; a replaced one does until its overlap ends.
 pub async fn dead_tokens_do_not_count(store: &dyn TokenStore) {
     stored(store, TokenRecord { revoked_at: Some(later(1)), ..token(1, "alice") }).await;
     stored(store, TokenRecord { expires_at: Some(later(5)), ..token(2, "alice") }).await;
-    stored(store, TokenRecord { successor: Some(id(9)), ..token(3, "alice") }).await;
     store.insert(&token(10, "alice"), Some(1)).await.expect("insert of the first active token");
     assert_refused_at(store, &token(11, "alice"), 1).await;
+    stored(store, TokenRecord { successor: Some(id(9)), ..token(3, "alice") }).await;
+    assert_refused_at(store, &token(11, "alice"), 2).await;
 }
 
 /// Disabled tokens count: they can be enabled again.

@@ -1,0 +1,49 @@
+//! Requests sent again and again.
+
+use std::convert::Infallible;
+
+use http::{Extensions, Request, Response, StatusCode};
+use tower::Service;
+
+use crate::support::service::{Body, arrived, send};
+
+/// Runs one case so many times.
+pub(crate) type Run = Box<dyn FnMut(u64)>;
+
+/// A run of requests that are all let through and arrive with `marks` extensions each.
+pub(crate) fn accepted<S>(
+    mut service: S,
+    template: Request<()>,
+    fresh: impl Fn() -> Extensions + 'static,
+    marks: usize,
+) -> Run
+where
+    S: Service<Request<()>, Response = Response<Body>, Error = Infallible> + 'static,
+{
+    let mut slot = Some(template);
+    Box::new(move |times| {
+        let mut request = slot.take().expect("it is put back below");
+        *request.extensions_mut() = fresh();
+        for _ in 0..times {
+            let response = send(&mut service, request);
+            assert_eq!(response.status(), StatusCode::OK);
+            request = arrived();
+            assert_eq!(request.extensions().len(), marks);
+            *request.extensions_mut() = fresh();
+        }
+        slot = Some(request);
+    })
+}
+
+/// A run of requests that are all refused with 401. A refused request is gone, so each is a copy.
+pub(crate) fn refused<S>(mut service: S, template: Request<()>) -> Run
+where
+    S: Service<Request<()>, Response = Response<Body>, Error = Infallible> + 'static,
+{
+    Box::new(move |times| {
+        for _ in 0..times {
+            let response = send(&mut service, template.clone());
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        }
+    })
+}

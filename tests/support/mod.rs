@@ -1,0 +1,309 @@
+//! What the integration tests share: a store that misbehaves on demand, a captured log, and requests.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, of which each test uses its part"
+)]
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use axum::{Router, body::Body};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use keyward::{
+    Owner, TokenId, UserId,
+    secret::TokenDigest,
+    store::{Change, MemoryStore, Page, Rotation, StoreError, StoreErrorKind, TokenStore, Usage},
+    time::UnixTime,
+    token::TokenRecord,
+};
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+use tracing_subscriber::filter::LevelFilter;
+
+/// A user id.
+pub(crate) fn user(id: &str) -> UserId {
+    UserId::new(id).unwrap()
+}
+
+/// The day on which all manual clocks start.
+pub(crate) fn start() -> UnixTime {
+    "2026-01-01T00:00:00Z".parse().unwrap()
+}
+
+/// A [`MemoryStore`] that counts, stops, fails and lies when it is told to.
+#[derive(Debug, Default)]
+pub(crate) struct UnrulyStore {
+    /// What an honest store would know.
+    pub(crate) memory: MemoryStore,
+    finds: AtomicUsize,
+    down: AtomicBool,
+    hangs: AtomicBool,
+    usage_fails: AtomicBool,
+    fails_for: Mutex<Option<TokenDigest>>,
+    gate: Mutex<Option<Arc<Gate>>>,
+    lie: Mutex<Option<TokenRecord>>,
+}
+
+/// Where `find` waits, after it has read, until it is let through.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    arrivals: Semaphore,
+    passes: Semaphore,
+}
+
+impl Gate {
+    /// Waits until one more `find` stands at the gate.
+    pub(crate) async fn arrival(&self) {
+        self.arrivals.acquire().await.unwrap().forget();
+    }
+
+    /// Lets everybody through, now and later.
+    pub(crate) fn open(&self) {
+        self.passes.add_permits(Semaphore::MAX_PERMITS / 2);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl UnrulyStore {
+    /// How often `find` was called.
+    pub(crate) fn finds(&self) -> usize {
+        self.finds.load(Ordering::SeqCst)
+    }
+
+    /// Every call fails.
+    pub(crate) fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// No call is ever answered.
+    pub(crate) fn set_hanging(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    /// Usage cannot be written.
+    pub(crate) fn set_usage_failing(&self, fails: bool) {
+        self.usage_fails.store(fails, Ordering::SeqCst);
+    }
+
+    /// `find` fails for this key alone.
+    pub(crate) fn fail_for(&self, key: &str) {
+        *lock(&self.fails_for) = Some(TokenDigest::of(key.as_bytes()));
+    }
+
+    /// `find` waits at the gate that is returned.
+    pub(crate) fn close_gate(&self) -> Arc<Gate> {
+        let gate = Arc::new(Gate { arrivals: Semaphore::new(0), passes: Semaphore::new(0) });
+        *lock(&self.gate) = Some(gate.clone());
+        gate
+    }
+
+    /// Whatever is asked for, this record is the answer.
+    pub(crate) fn lie(&self, record: Option<TokenRecord>) {
+        *lock(&self.lie) = record;
+    }
+
+    fn lied(&self) -> Option<TokenRecord> {
+        lock(&self.lie).clone()
+    }
+
+    async fn misbehave(&self) -> Result<(), StoreError> {
+        if self.hangs.load(Ordering::SeqCst) {
+            return std::future::pending().await;
+        }
+        match self.down.load(Ordering::SeqCst) {
+            true => Err(StoreErrorKind::Unavailable.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl TokenStore for UnrulyStore {
+    async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError> {
+        self.misbehave().await?;
+        self.memory.insert(record, limit).await
+    }
+
+    async fn find(&self, digest: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
+        self.finds.fetch_add(1, Ordering::SeqCst);
+        self.misbehave().await?;
+        if *lock(&self.fails_for) == Some(*digest) {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
+        let found = self.memory.find(digest).await;
+        let gate = lock(&self.gate).clone();
+        if let Some(gate) = gate {
+            gate.arrivals.add_permits(1);
+            let _pass = gate.passes.acquire().await;
+        }
+        self.lied().map_or(found, |lie| Ok(Some(lie)))
+    }
+
+    async fn get(&self, owner: Owner<'_>, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
+        self.misbehave().await?;
+        let found = self.memory.get(owner, id).await;
+        self.lied().map_or(found, |lie| Ok(Some(lie)))
+    }
+
+    async fn list(&self, owner: Owner<'_>, page: Page) -> Result<Vec<TokenRecord>, StoreError> {
+        self.misbehave().await?;
+        let mut found = self.memory.list(owner, page).await?;
+        found.extend(self.lied());
+        Ok(found)
+    }
+
+    async fn count(&self, owner: Owner<'_>) -> Result<u64, StoreError> {
+        self.misbehave().await?;
+        self.memory.count(owner).await
+    }
+
+    async fn update(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        change: &Change,
+    ) -> Result<Option<TokenRecord>, StoreError> {
+        self.misbehave().await?;
+        match self.lied() {
+            Some(lie) => Ok(Some(lie)),
+            None => self.memory.update(owner, id, change).await,
+        }
+    }
+
+    async fn rotate(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        rotation: &Rotation,
+    ) -> Result<Option<TokenRecord>, StoreError> {
+        self.misbehave().await?;
+        match self.lied() {
+            Some(lie) => Ok(Some(lie)),
+            None => self.memory.rotate(owner, id, rotation).await,
+        }
+    }
+
+    async fn revoke_all(&self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        self.misbehave().await?;
+        self.memory.revoke_all(owner, at).await
+    }
+
+    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
+        self.misbehave().await?;
+        match self.usage_fails.load(Ordering::SeqCst) {
+            true => Err(StoreErrorKind::Unavailable.into()),
+            false => self.memory.record_usage(batch).await,
+        }
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        self.misbehave().await
+    }
+}
+
+/// All that is logged, at every level and for every target.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// What was logged so far.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&lock(&self.0)).into_owned()
+    }
+
+    /// The lines that hold `text`.
+    pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
+        self.text().lines().filter(|line| line.contains(text)).map(ToOwned::to_owned).collect()
+    }
+
+    /// What writes into this log.
+    pub(crate) fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + 'static {
+        let log = self.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(LevelFilter::TRACE)
+            .with_ansi(false)
+            .with_writer(move || log.clone())
+            .finish()
+    }
+
+    /// Catches what this thread logs while the answer lives.
+    pub(crate) fn catch(&self) -> tracing::subscriber::DefaultGuard {
+        tracing::subscriber::set_default(self.subscriber())
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a client sees.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// The answer in `response`.
+    pub(crate) async fn of<B: http_body::Body>(response: Response<B>) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.ok().expect("the body arrives").to_bytes();
+        Self { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// A header's text, empty if there is none.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// A text of the body.
+    pub(crate) fn text(&self, member: &str) -> String {
+        self.json()[member].as_str().unwrap().to_owned()
+    }
+
+    /// Without what is new in each answer.
+    pub(crate) fn comparable(mut self) -> Self {
+        self.headers.remove("x-request-id");
+        self.headers.remove("date");
+        self
+    }
+}
+
+/// Sends `request` to `app`, in this process.
+pub(crate) async fn send(app: &Router, request: Request<Body>) -> Answer {
+    Answer::of(app.clone().oneshot(request).await.unwrap()).await
+}
+
+/// A request with a JSON body.
+pub(crate) fn request(method: &str, path: &str, key: &str, body: &str) -> Request<Body> {
+    let request = Request::builder().method(method).uri(path).header("x-api-key", key);
+    request.header("content-type", "application/json").body(Body::from(body.to_owned())).unwrap()
+}
