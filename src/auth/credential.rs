@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use crate::{
     error::{AuthError, AuthErrorKind, ConfigError, Refusal},
     secret::mask,
+    token::is_bearer_token,
 };
 
 /// The longest credential that is looked at, in bytes; a longer one is refused unread.
@@ -283,14 +284,6 @@ fn read_bearer(value: &HeaderValue) -> Result<Option<Presented<'_>>, AuthError> 
         Some(b' ') | None => read_token(token).map(|word| Some(Presented::Bearer(word))),
         Some(_) => Err(unreadable()),
     }
-}
-
-/// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
-pub(crate) fn is_bearer_token(token: &[u8]) -> bool {
-    let padding = token.iter().rev().take_while(|byte| **byte == b'=').count();
-    let (body, _) = token.split_at(token.len() - padding);
-    let in_body = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
-    !body.is_empty() && body.iter().all(in_body)
 }
 
 /// Whether one of the two texts holds the other. Eight characters in common may be chance, or too few to

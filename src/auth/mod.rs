@@ -11,13 +11,12 @@ mod credential;
 mod static_token;
 
 pub use api_key::ApiKeyAuth;
-pub(crate) use credential::is_bearer_token;
 use credential::shares_text;
 pub use credential::{CredentialReader, Presented, Word};
 pub use static_token::StaticAuth;
 
 /// What an authenticator sees of a request: everything but the body.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
     /// The method.
@@ -32,6 +31,17 @@ pub struct RequestHead<'a> {
     pub client_ip: Option<IpAddr>,
     /// The one credential that was presented, if any.
     pub presented: Option<Presented<'a>>,
+}
+
+/// Without headers and query, which may hold credentials.
+impl fmt::Debug for RequestHead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", self.method)
+            .field("client_ip", &self.client_ip)
+            .field("presented", &self.presented)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> RequestHead<'a> {
@@ -65,8 +75,10 @@ impl<'a> RequestHead<'a> {
         let id = self.headers.get("x-request-id")?.to_str().ok()?;
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
         let fits = (1..=128).contains(&id.len()) && id.bytes().all(allowed);
-        let harmless = without_secrets(id) == id && !self.shares_text_with_credential(id);
-        (fits && harmless).then_some(id)
+        // The trace ids of W3C Trace Context are as long as a key could be.
+        let is_trace_id = id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let harmless = is_trace_id || without_secrets(id) == id;
+        (fits && harmless && !self.shares_text_with_credential(id)).then_some(id)
     }
 
     /// Whether `text`, which the client chose, holds a part of what stands in the credential headers: then

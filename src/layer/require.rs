@@ -136,9 +136,12 @@ impl Rule {
     fn check(&self, principal: &Principal, head: &RequestHead<'_>) -> Result<(), AuthError> {
         let no_role = || AuthError::because(AuthErrorKind::Forbidden, Refusal::MissingRole);
         match self {
+            Self::AllScopes(scopes) | Self::AnyScope(scopes) if scopes.is_empty() => {
+                Err(AuthError::because(AuthErrorKind::InsufficientScope, Refusal::MissingScope))
+            }
             Self::AllScopes(scopes) => match scopes.iter().find(|scope| !principal.has_scope(scope)) {
-                None if !scopes.is_empty() => Ok(()),
-                missing => Err(AuthError::needs_scope(missing.map_or("", |scope| &**scope))),
+                None => Ok(()),
+                Some(missing) => Err(AuthError::needs_scope(missing)),
             },
             Self::AnyScope(scopes) => {
                 let enough = scopes.iter().any(|scope| principal.has_scope(scope));

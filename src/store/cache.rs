@@ -159,6 +159,16 @@ impl TokenCache {
         known
     }
 
+    /// The credentials that `wanted` picks.
+    pub(crate) fn pick(&self, wanted: impl Fn(&Credential) -> bool) -> Vec<Arc<Credential>> {
+        let mut picked = Vec::new();
+        for shard in &self.shards {
+            let tables = shard.0.read().unwrap_or_else(PoisonError::into_inner);
+            picked.extend(tables.live.slots.iter().filter(|credential| wanted(credential)).cloned());
+        }
+        picked
+    }
+
     /// Forgets all tokens of `owner`, and returns the credentials that were known.
     pub(crate) fn invalidate_owner(&self, owner: &UserId) -> Vec<Arc<Credential>> {
         let mut known = Vec::new();

@@ -296,6 +296,14 @@ impl Inner {
         Ok(())
     }
 
+    /// Notes also those uses that found the list held by somebody else.
+    pub(crate) fn note_all_uses(&self) {
+        let unnoted = |credential: &Credential| {
+            !credential.uses.queued.load(Ordering::Relaxed) && credential.uses.peek().count > 0
+        };
+        self.cache.pick(unnoted).into_iter().for_each(|credential| self.usage.push_used(credential));
+    }
+
     fn usage_of(&self, credential: &Credential, counted: crate::principal::UseCount) -> Option<Usage> {
         let mut usage = Usage::new(credential.token?, counted.count, counted.last_used);
         usage.ip = counted.ip;

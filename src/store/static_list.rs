@@ -10,7 +10,7 @@ use crate::{
     secret::{TokenDigest, distinct},
     store::{Change, Owner, Page, Rotation, StoreError, StoreErrorKind, TokenStore, Usage},
     time::UnixTime,
-    token::{KeyFormat, Shape, TokenRecord},
+    token::{KeyFormat, Shape, TokenRecord, is_bearer_token},
 };
 
 /// A fixed list of tokens, usually from an environment variable: `admin:tok1,analyst:tok2,tok3`.
@@ -112,7 +112,7 @@ fn check_strength(token: &str) -> Result<(), &'static str> {
     if token.is_empty() {
         return Err("has no token; remove it or write `label:token`");
     }
-    if !crate::auth::is_bearer_token(token.as_bytes()) {
+    if !is_bearer_token(token.as_bytes()) {
         return Err(
             "has a token with characters that no header can carry; use letters, digits and -._~+/ only, with = at the end",
         );

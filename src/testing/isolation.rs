@@ -102,19 +102,26 @@ impl Isolation {
         B: http_body::Body + From<Bytes>,
     {
         let client = Client { service, body: std::marker::PhantomData };
-        let mut leaks = self.one_way(&client, alice, bob).await;
-        leaks.extend(self.one_way(&client, bob, alice).await);
+        let mut leaks = self.one_way(&client, alice, bob, "first").await;
+        leaks.extend(self.one_way(&client, bob, alice, "second").await);
         leaks
     }
 
-    async fn one_way<S, B>(&self, client: &Client<S, B>, owner: &str, stranger: &str) -> Vec<Leak>
+    async fn one_way<S, B>(
+        &self,
+        client: &Client<S, B>,
+        owner: &str,
+        stranger: &str,
+        direction: &str,
+    ) -> Vec<Leak>
     where
         S: Service<Request<B>, Response = Response<B>> + Clone,
         B: http_body::Body + From<Bytes>,
     {
         let mut leaks = Vec::new();
-        let marker = "only-the-owner-sees-this-7f3a";
-        let body = self.body.replace("MARKER", marker);
+        // Each direction has its own, since the stranger has made something as an owner before.
+        let marker = format!("only-the-owner-sees-this-{direction}");
+        let body = self.body.replace("MARKER", &marker);
         let created = client.send(&self.create, "", owner, &body).await;
         let Some(id) = created.id_at(&self.id_pointer) else {
             let what = format!("the owner could not create anything: {created}");
@@ -137,14 +144,35 @@ impl Isolation {
         for route in &self.lists {
             let before = client.all(&self.routes, owner, &id).await;
             let list = client.send(route, "", stranger, "").await;
-            if list.contains(&id) || list.contains(marker) {
+            if list.contains(&id) || list.contains(&marker) {
                 leak(route, format!("a stranger's list holds it: {list}"));
             }
             if client.all(&self.routes, owner, &id).await != before {
                 leak(route, "what the owner sees changed after a stranger's request".to_owned());
             }
         }
+        leaks.extend(self.unusable(client, owner).await);
         leaks
+    }
+
+    /// The routes that refuse their owner as well: nothing was checked there.
+    async fn unusable<S, B>(&self, client: &Client<S, B>, owner: &str) -> Vec<Leak>
+    where
+        S: Service<Request<B>, Response = Response<B>> + Clone,
+        B: http_body::Body + From<Bytes>,
+    {
+        let mut unusable = Vec::new();
+        let safe_lists = self.lists.iter().filter(|route| route.method.is_safe()).map(|route| (route, ""));
+        for (route, body) in self.routes.iter().map(|(route, body)| (route, body.as_str())).chain(safe_lists)
+        {
+            let own = client.send(&self.create, "", owner, &self.body).await.id_at(&self.id_pointer);
+            let used = client.send(route, &own.unwrap_or_default(), owner, body).await;
+            if matches!(used.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+                let what = format!("not checked, since the owner cannot use it either: {used}");
+                unusable.push(Leak { route: route.to_string(), what });
+            }
+        }
+        unusable
     }
 }
 

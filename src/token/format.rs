@@ -132,6 +132,14 @@ impl Default for KeyFormat {
     }
 }
 
+/// A bearer token of RFC 6750, section 2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
+pub(crate) fn is_bearer_token(token: &[u8]) -> bool {
+    let padding = token.iter().rev().take_while(|byte| **byte == b'=').count();
+    let (body, _) = token.split_at(token.len() - padding);
+    let in_body = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
+    !body.is_empty() && body.iter().all(in_body)
+}
+
 impl Prefix {
     fn new(prefix: &str) -> Result<Self, ConfigError> {
         let allowed = prefix.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');

@@ -4,6 +4,7 @@ mod format;
 mod lifetime;
 mod record;
 
+pub(crate) use format::is_bearer_token;
 pub use format::{KeyFormat, Shape};
 pub use lifetime::{Access, Decision, LifetimePolicy, Lifetimes, RequestClass, decide};
 pub(crate) use lifetime::{hard_end, renewed_expiry};

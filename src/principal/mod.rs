@@ -1,25 +1,19 @@
 //! Who a request acts as, and the proofs that follow from it: [`Principal`], [`Checked`], [`AdminProof`].
 
-use std::{
-    fmt,
-    net::IpAddr,
-    ops::Deref,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
-    },
-};
+use std::{fmt, net::IpAddr, ops::Deref, sync::Arc};
 
 use crate::{
     error::{AuthError, AuthErrorKind, NotOwner, Refusal},
     event::{Alert, Audit, Event, EventKind},
     id::{TokenId, UserId},
-    net::IpList,
     scope::{Grant, RoleSet},
     secret::TokenDigest,
     time::UnixTime,
-    token::TokenClass,
 };
+
+mod credential;
+
+pub(crate) use credential::{Credential, UseCount, Uses};
 
 /// The role that [`Principal::admin`] asks for.
 pub const ADMIN_ROLE: &str = "admin";
@@ -74,116 +68,6 @@ impl AuthMethod {
             Self::Custom => "custom",
         }
     }
-}
-
-/// A verified credential: who it stands for and what it may do. Shared by all requests that present it.
-#[derive(Debug)]
-pub(crate) struct Credential {
-    /// What the cache finds it by; of no meaning for credentials that are not cached.
-    pub(crate) digest: TokenDigest,
-    pub(crate) user: UserId,
-    pub(crate) token: Option<TokenId>,
-    pub(crate) scopes: Grant,
-    pub(crate) roles: RoleSet,
-    /// Whether it carries whatever roles its user has, now and later.
-    pub(crate) all_roles: bool,
-    pub(crate) allowed_ips: Option<IpList>,
-    pub(crate) audit: Audit,
-    pub(crate) method: AuthMethod,
-    /// Allows safe methods only.
-    pub(crate) read_only: bool,
-    /// Which revision of the stored token this was made from.
-    pub(crate) revision: u32,
-    /// From when until when this verdict may be used without asking the store.
-    pub(crate) fresh_from: UnixTime,
-    pub(crate) fresh_until: UnixTime,
-    /// [`UnixTime::MAX`] if it never expires.
-    pub(crate) expires_at: UnixTime,
-    /// No key minted through this credential may live longer; [`UnixTime::MAX`] if there is no end.
-    pub(crate) hard_end: UnixTime,
-    /// Set if use renews it: the class whose lifetime counts.
-    pub(crate) rolling: Option<TokenClass>,
-    pub(crate) uses: Uses,
-}
-
-/// Use of one credential since it was last written to the store. Counting never waits and never
-/// allocates.
-#[derive(Debug, Default)]
-pub(crate) struct Uses {
-    count: AtomicU64,
-    last_used: AtomicI64,
-    /// The last address as 128 bits, IPv4 mapped; 0 while unknown.
-    ip: [AtomicU64; 2],
-    /// Held while `ip` is written or read as a whole.
-    ip_lock: Mutex<()>,
-    /// Whether this credential waits in the queue of those to be written.
-    pub(crate) queued: AtomicBool,
-}
-
-impl Uses {
-    #[inline]
-    pub(crate) fn count(&self, now: UnixTime, ip: Option<IpAddr>) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        if self.last_used.load(Ordering::Relaxed) < now.as_millis() {
-            self.last_used.store(now.as_millis(), Ordering::Relaxed);
-        }
-        if let Some(ip) = ip {
-            self.note_ip(ip);
-        }
-    }
-
-    #[inline]
-    fn note_ip(&self, ip: IpAddr) {
-        let bits = match ip {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(v6) => v6.to_bits(),
-        };
-        let halves = [(bits >> 64) as u64, bits as u64];
-        let [high, low] = &self.ip;
-        if [high.load(Ordering::Relaxed), low.load(Ordering::Relaxed)] != halves {
-            // A writer that is already here has an address as new as ours.
-            if let Ok(_guard) = self.ip_lock.try_lock() {
-                high.store(halves[0], Ordering::Relaxed);
-                low.store(halves[1], Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// What was counted and when it was last used, without forgetting it.
-    pub(crate) fn peek(&self) -> UseCount {
-        self.with_count(self.count.load(Ordering::Relaxed))
-    }
-
-    /// What was counted since the last call.
-    pub(crate) fn take(&self) -> UseCount {
-        self.queued.store(false, Ordering::Release);
-        self.with_count(self.count.swap(0, Ordering::Relaxed))
-    }
-
-    /// Gives back what [`take`](Self::take) took, because it could not be written.
-    pub(crate) fn restore(&self, count: u64, last_used: UnixTime) {
-        self.last_used.fetch_max(last_used.as_millis(), Ordering::Relaxed);
-        self.count.fetch_add(count, Ordering::Relaxed);
-    }
-
-    fn with_count(&self, count: u64) -> UseCount {
-        let guard = self.ip_lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let [high, low] = &self.ip;
-        let bits = u128::from(high.load(Ordering::Relaxed)) << 64 | u128::from(low.load(Ordering::Relaxed));
-        drop(guard);
-        UseCount {
-            count,
-            last_used: UnixTime::from_millis(self.last_used.load(Ordering::Relaxed)),
-            ip: (bits != 0).then(|| IpAddr::V6(bits.into()).to_canonical()),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct UseCount {
-    pub(crate) count: u64,
-    pub(crate) last_used: UnixTime,
-    pub(crate) ip: Option<IpAddr>,
 }
 
 impl Principal {
@@ -570,29 +454,3 @@ pub(crate) fn effective_roles(
 /// extractors can tell "nobody" from "no layer".
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Anonymous;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A million cached credentials are a quarter of a gigabyte; the speed table of the README says so.
-    #[test]
-    fn a_cached_credential_stays_small() {
-        assert!(size_of::<Credential>() <= 216, "{}", size_of::<Credential>());
-    }
-
-    #[test]
-    fn uses_are_taken_once_and_addresses_come_back_whole() {
-        let uses = Uses::default();
-        let (v4, v6): (IpAddr, IpAddr) = ("192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap());
-        for (now, ip, expected) in [(5, Some(v4), Some(v4)), (9, Some(v6), Some(v6)), (7, None, Some(v6))] {
-            uses.count(UnixTime::from_millis(now), ip);
-            assert_eq!(uses.peek().ip, expected);
-        }
-        let taken = uses.take();
-        assert_eq!((taken.count, taken.last_used.as_millis()), (3, 9), "the last use moves forward only");
-        assert_eq!(uses.take().count, 0);
-        uses.restore(taken.count, taken.last_used);
-        assert_eq!(uses.peek().count, 3);
-    }
-}

@@ -1,0 +1,58 @@
+//! The audit events of operations.
+
+use crate::{
+    event::{Event, EventKind},
+    id::{TokenId, UserId},
+    manage::{Actor, TokenError, TokenManager},
+};
+
+/// The audit event of an operation. Dropped before it is done it says that nobody knows the outcome: the
+/// client is gone, and the store may do what it was told.
+pub(super) struct Report<'a> {
+    pub(super) manager: &'a TokenManager,
+    pub(super) actor: Actor<'a>,
+    pub(super) token: Option<TokenId>,
+    pub(super) done: bool,
+}
+
+impl Report<'_> {
+    pub(super) fn done(mut self, kind: EventKind, owner: Option<&UserId>, token: Option<TokenId>) {
+        self.done = true;
+        let event = event(self.actor, kind, owner, token);
+        self.manager.inner().audit.emit(match self.actor.reason() {
+            Some(reason) => event.because(reason),
+            None => event,
+        });
+    }
+}
+
+impl Drop for Report<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            let event = event(self.actor, EventKind::OperationFailed, None, self.token);
+            self.manager
+                .inner()
+                .audit
+                .emit(event.because("given up by the caller; the outcome is not known"));
+        }
+    }
+}
+
+/// An event about `actor`.
+pub(super) fn event(
+    actor: Actor<'_>,
+    kind: EventKind,
+    owner: Option<&UserId>,
+    token: Option<TokenId>,
+) -> Event {
+    let event = Event::new(kind).by(actor.user()).token(token).at_ip(actor.client_ip());
+    match owner {
+        Some(owner) => event.owned_by(owner),
+        None => event,
+    }
+}
+
+/// What to report of an operation that was not done.
+pub(super) fn failure(error: &TokenError) -> EventKind {
+    error.refusal().map_or(EventKind::OperationFailed, EventKind::OperationRefused)
+}
