@@ -1,4 +1,11 @@
 //! The example service from outside: a real process, real sockets, a real SQLite file.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod service_process;
 

@@ -193,7 +193,7 @@ impl Inner {
             scopes: record.scopes.clone(),
             roles: effective_roles(self.roles.as_deref(), &record.owner, &record.roles),
             all_roles: record.roles == Grant::All,
-            allowed_ips: record.allowed_ips.clone(),
+            allowed_ips: record.allowed_ips.clone().map(Box::new),
             audit: self.audit.clone(),
             method: AuthMethod::ApiKey,
             read_only: access == Access::ReadOnly,

@@ -1,4 +1,11 @@
 //! Starts the example service as a process of its own, and talks to it over plain sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
