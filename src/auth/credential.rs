@@ -331,6 +331,7 @@ mod tests {
     use proptest::prelude::*;
 
     type Lines<'a> = &'a [(&'a str, &'a [u8])];
+    type Case<'a> = (&'a str, Lines<'a>, Result<Option<&'a str>, u16>);
 
     fn headers(lines: Lines<'_>) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -356,7 +357,7 @@ mod tests {
     fn exactly_one_credential_is_read() {
         const OK: Result<Option<&str>, u16> = Ok(Some("abc"));
         const NONE: Result<Option<&str>, u16> = Ok(None);
-        let cases: &[(&str, Lines<'_>, Result<Option<&str>, u16>)] = &[
+        let cases: &[Case<'_>] = &[
             ("none", &[], NONE),
             ("key", &[("x-api-key", b"abc")], OK),
             ("key with white space", &[("x-api-key", b" abc\t")], Err(400)),
