@@ -7,50 +7,31 @@
     reason = "a test fails by panicking"
 )]
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+mod support;
+
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, task::Context, time::Duration};
 
 use bytes::Bytes;
-use futures_free::poll_once;
 use http::{Request, Response};
 use http_body_util::Full;
 use keyward::{
-    AuthLayer, Owner, Principal, TokenId, TokenManager, UserId,
+    AuthLayer, Principal, TokenManager,
     auth::ApiKeyAuth,
     event::EventKind,
     manage::{IssuedToken, ListQuery, NewToken, TokenError, TokenUpdate},
     scope::{Grant, ScopeSet},
-    secret::TokenDigest,
-    store::{
-        Change, MemoryStore, Page, Rotation, StoreError, StoreErrorKind, TokenStore, Usage, async_trait,
-    },
+    store::MemoryStore,
     testing::{ManualClock, RecordingSink},
-    time::UnixTime,
-    token::TokenRecord,
 };
+use support::{UnrulyStore, start, user};
 use tower::{Layer, ServiceExt, service_fn};
 
-mod futures_free {
-    //! One poll of a future, as a client's connection gives it before it is gone.
-
-    use std::{future::Future, pin::Pin, task::Context};
-
-    pub(crate) fn poll_once<F: Future>(future: &mut Pin<Box<F>>) -> bool {
-        future.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
-    }
+/// Polls once, as for a client whose connection is then gone; says whether it was done.
+fn poll_once<F: Future>(future: &mut Pin<Box<F>>) -> bool {
+    future.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
-
-fn user(name: &str) -> UserId {
-    UserId::new(name).unwrap()
-}
 
 async fn issue(tokens: &TokenManager, new: NewToken) -> IssuedToken {
     tokens.create(&user("alice"), new).await.unwrap()
@@ -101,7 +82,7 @@ async fn a_request_that_outlives_its_key_hands_out_nothing() {
 
 #[tokio::test]
 async fn a_short_life_begets_no_longer_one() {
-    let clock = ManualClock::at("2026-01-01T00:00:00Z".parse().unwrap());
+    let clock = ManualClock::at(start());
     let tokens = TokenManager::builder(MemoryStore::new()).with_clock(clock.clone()).build();
     let short = issue(&tokens, NewToken::named("a day").with_lifetime(DAY)).await;
     let me = principal(&tokens, &short).await;
@@ -175,82 +156,11 @@ async fn a_key_is_not_stored_where_it_would_be_shown() {
     assert!(matches!(tokens.list(&proof, filter).await, Err(TokenError::Invalid(_))));
 }
 
-/// A store whose inserts wait, whose usage writes fail, and that counts.
-#[derive(Debug, Default)]
-struct Moody {
-    inner: MemoryStore,
-    insert_waits: AtomicBool,
-    usage_fails: AtomicBool,
-    longest_batch: AtomicUsize,
-    health_checks: AtomicUsize,
-}
-
-#[async_trait]
-impl TokenStore for Moody {
-    async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError> {
-        if self.insert_waits.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
-        self.inner.insert(record, limit).await
-    }
-
-    async fn find(&self, digest: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
-        self.inner.find(digest).await
-    }
-
-    async fn get(&self, owner: Owner<'_>, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
-        self.inner.get(owner, id).await
-    }
-
-    async fn list(&self, owner: Owner<'_>, page: Page) -> Result<Vec<TokenRecord>, StoreError> {
-        self.inner.list(owner, page).await
-    }
-
-    async fn count(&self, owner: Owner<'_>) -> Result<u64, StoreError> {
-        self.inner.count(owner).await
-    }
-
-    async fn update(
-        &self,
-        owner: Owner<'_>,
-        id: TokenId,
-        change: &Change,
-    ) -> Result<Option<TokenRecord>, StoreError> {
-        self.inner.update(owner, id, change).await
-    }
-
-    async fn rotate(
-        &self,
-        owner: Owner<'_>,
-        id: TokenId,
-        rotation: &Rotation,
-    ) -> Result<Option<TokenRecord>, StoreError> {
-        self.inner.rotate(owner, id, rotation).await
-    }
-
-    async fn revoke_all(&self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
-        self.inner.revoke_all(owner, at).await
-    }
-
-    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
-        self.longest_batch.fetch_max(batch.len(), Ordering::SeqCst);
-        if self.usage_fails.load(Ordering::SeqCst) {
-            return Err(StoreErrorKind::Unavailable.into());
-        }
-        self.inner.record_usage(batch).await
-    }
-
-    async fn health(&self) -> Result<(), StoreError> {
-        self.health_checks.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn an_operation_that_is_given_up_is_in_the_audit_log() {
-    let (store, events) = (Arc::new(Moody::default()), RecordingSink::default());
+    let (store, events) = (Arc::new(UnrulyStore::default()), RecordingSink::default());
     let tokens = TokenManager::builder(store.clone()).with_audit(events.clone()).build();
-    store.insert_waits.store(true, Ordering::SeqCst);
+    store.set_hanging(true);
     let alice = user("alice");
     let mut create = Box::pin(tokens.create(&alice, NewToken::named("x")));
     assert!(!poll_once(&mut create));
@@ -262,32 +172,32 @@ async fn an_operation_that_is_given_up_is_in_the_audit_log() {
 
 #[tokio::test]
 async fn uses_of_one_key_stay_one_entry_however_long_the_store_fails() {
-    let store = Arc::new(Moody::default());
-    let clock = ManualClock::at("2026-01-01T00:00:00Z".parse().unwrap());
+    let store = Arc::new(UnrulyStore::default());
+    let clock = ManualClock::at(start());
     let tokens = TokenManager::builder(store.clone()).with_clock(clock.clone()).build();
     let key = issue(&tokens, NewToken::named("k")).await;
-    store.usage_fails.store(true, Ordering::SeqCst);
+    store.set_usage_failing(true);
     for _ in 0..50 {
         principal(&tokens, &key).await;
         assert!(tokens.flush().await.is_err());
         clock.advance(Duration::from_secs(10));
     }
-    assert!(store.longest_batch.load(Ordering::SeqCst) <= 2, "{:?}", store.longest_batch);
-    store.usage_fails.store(false, Ordering::SeqCst);
+    assert!(store.longest_batch() <= 2, "{}", store.longest_batch());
+    store.set_usage_failing(false);
     tokens.flush().await.unwrap();
     assert_eq!(tokens.get(&user("alice"), key.record.id).await.unwrap().request_count, 50);
 }
 
 #[tokio::test]
 async fn asking_for_health_asks_the_store_once_a_second() {
-    let store = Arc::new(Moody::default());
-    let clock = ManualClock::at("2026-01-01T00:00:00Z".parse().unwrap());
+    let store = Arc::new(UnrulyStore::default());
+    let clock = ManualClock::at(start());
     let tokens = TokenManager::builder(store.clone()).with_clock(clock.clone()).build();
     for _ in 0..100 {
         tokens.health().await.unwrap();
     }
-    assert_eq!(store.health_checks.load(Ordering::SeqCst), 1);
+    assert_eq!(store.health_checks(), 1);
     clock.advance(Duration::from_secs(1));
     tokens.health().await.unwrap();
-    assert_eq!(store.health_checks.load(Ordering::SeqCst), 2);
+    assert_eq!(store.health_checks(), 2);
 }

@@ -48,6 +48,8 @@ pub(crate) struct UnrulyStore {
     /// What an honest store would know.
     pub(crate) memory: MemoryStore,
     finds: AtomicUsize,
+    health_checks: AtomicUsize,
+    longest_batch: AtomicUsize,
     down: AtomicBool,
     hangs: AtomicBool,
     usage_fails: AtomicBool,
@@ -83,6 +85,16 @@ impl UnrulyStore {
     /// How often `find` was called.
     pub(crate) fn finds(&self) -> usize {
         self.finds.load(Ordering::SeqCst)
+    }
+
+    /// How often `health` was called.
+    pub(crate) fn health_checks(&self) -> usize {
+        self.health_checks.load(Ordering::SeqCst)
+    }
+
+    /// The most that was ever to be written with one `record_usage`.
+    pub(crate) fn longest_batch(&self) -> usize {
+        self.longest_batch.load(Ordering::SeqCst)
     }
 
     /// Every call fails.
@@ -204,6 +216,7 @@ impl TokenStore for UnrulyStore {
     }
 
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
+        self.longest_batch.fetch_max(batch.len(), Ordering::SeqCst);
         self.misbehave().await?;
         match self.usage_fails.load(Ordering::SeqCst) {
             true => Err(StoreErrorKind::Unavailable.into()),
@@ -212,6 +225,7 @@ impl TokenStore for UnrulyStore {
     }
 
     async fn health(&self) -> Result<(), StoreError> {
+        self.health_checks.fetch_add(1, Ordering::SeqCst);
         self.misbehave().await
     }
 }
