@@ -40,10 +40,8 @@ impl Settings {
     #[expect(clippy::disallowed_methods, reason = "the one place of this service that reads the environment")]
     pub(crate) fn from_env() -> Result<Self, ConfigError> {
         for (name, _) in std::env::vars_os() {
-            if let Some(name) =
-                name.to_str().filter(|name| name.starts_with("KEYWARD_") && !KNOWN.contains(name))
-            {
-                tracing::warn!(name, "this variable is not known here and has no effect; is it mistyped?");
+            if let Some(nearest) = name.to_str().and_then(nearest_to_unknown) {
+                tracing::warn!(name = ?name, nearest, "this variable is not known here and has no effect");
             }
         }
         Self::read(|name| match std::env::var(name) {
@@ -82,6 +80,14 @@ impl Settings {
             )?,
         })
     }
+}
+
+/// For a variable that looks like one of ours and is none, the one that was probably meant.
+fn nearest_to_unknown(name: &str) -> Option<&'static str> {
+    if !name.starts_with("KEYWARD_") || KNOWN.contains(&name) {
+        return None;
+    }
+    KNOWN.into_iter().min_by_key(|known| strsim::levenshtein(known, name))
 }
 
 fn parse_database(url: &str) -> Result<Database, ConfigError> {
@@ -135,6 +141,14 @@ mod tests {
         assert_eq!(settings.listen, "127.0.0.1:3000");
         assert!(matches!(settings.database, Database::Sqlite(path) if path.ends_with("keyward.db")));
         assert!(settings.static_tokens.is_none() && !settings.debug_ownership);
+    }
+
+    #[test]
+    fn a_mistyped_variable_is_told_with_the_nearest_name() {
+        assert_eq!(nearest_to_unknown("KEYWARD_LISTENS"), Some("KEYWARD_LISTEN"));
+        assert_eq!(nearest_to_unknown("KEYWARD_ADMIN_USER"), Some("KEYWARD_ADMIN_USERS"));
+        assert_eq!(nearest_to_unknown("KEYWARD_LISTEN"), None);
+        assert_eq!(nearest_to_unknown("PATH"), None);
     }
 
     #[test]
