@@ -71,9 +71,10 @@ pub enum EventKind {
     TokenRevoked,
     /// All tokens of a user were revoked; how many had not been before.
     TokensRevoked(u64),
-    /// A management operation was asked for and refused.
+    /// A management operation was asked for and refused; the event's reason begins with its name.
     OperationRefused(Refusal),
-    /// A management operation could not be done because the store failed.
+    /// A management operation could not be done because the store failed, or nobody knows whether it was;
+    /// the event's reason begins with its name.
     OperationFailed,
     /// A request was let through; only sent where it was asked for.
     AccessGranted,
@@ -95,7 +96,7 @@ pub enum Alert {
     ForeignRecord,
     /// A revoked token was presented.
     RevokedTokenUsed,
-    /// The store stopped answering; said once until it answers again.
+    /// The store stopped answering; said once until a call of any kind succeeds again.
     StoreUnavailable,
     /// The store answers again.
     StoreRecovered,

@@ -106,7 +106,7 @@ impl TokenManager {
         new: NewToken,
     ) -> Result<IssuedToken, TokenError> {
         let actor = actor.into();
-        let report = self.report(actor, None);
+        let report = self.report(actor, EventKind::TokenCreated, None);
         let result = self.within(self.try_create(actor, new)).await;
         match &result {
             Ok(issued) => {
@@ -187,7 +187,7 @@ impl TokenManager {
             Some(true) if update.only_enables() => EventKind::TokenEnabled,
             _ => EventKind::TokenUpdated,
         };
-        let report = self.report(actor, Some(id));
+        let report = self.report(actor, kind, Some(id));
         let result = self.within(self.try_update(actor, id, &update)).await;
         let owner = result.as_ref().ok().map(|record| &record.owner);
         report.done(result.as_ref().map_or_else(failure, |_| kind), owner, Some(id));
@@ -209,7 +209,7 @@ impl TokenManager {
     ) -> Result<IssuedToken, TokenError> {
         let actor = actor.into();
         let overlap = overlap.unwrap_or(Duration::from_secs(86_400));
-        let report = self.report(actor, Some(id));
+        let report = self.report(actor, EventKind::TokenRotated, Some(id));
         let result = self.within(self.try_rotate(actor, id, overlap)).await;
         let owner = result.as_ref().ok().map(|issued| &issued.record.owner);
         report.done(result.as_ref().map_or_else(failure, |_| EventKind::TokenRotated), owner, Some(id));
@@ -228,7 +228,7 @@ impl TokenManager {
         id: TokenId,
     ) -> Result<TokenRecord, TokenError> {
         let actor = actor.into();
-        let report = self.report(actor, Some(id));
+        let report = self.report(actor, EventKind::TokenRevoked, Some(id));
         let result = self.within(self.try_revoke(actor, id)).await;
         let owner = result.as_ref().ok().map(|record| &record.owner);
         report.done(result.as_ref().map_or_else(failure, |_| EventKind::TokenRevoked), owner, Some(id));
@@ -255,7 +255,7 @@ impl TokenManager {
     }
 
     async fn revoke_all_tokens(&self, actor: Actor<'_>, owner: &UserId) -> Result<u64, TokenError> {
-        let report = self.report(actor, None);
+        let report = self.report(actor, EventKind::TokensRevoked(0), None);
         let result = self.within(self.try_revoke_all(owner)).await;
         let kind = result.as_ref().map_or_else(failure, |count| EventKind::TokensRevoked(*count));
         report.done(kind, Some(owner), None);
@@ -369,12 +369,12 @@ impl TokenManager {
     }
 
     /// The report of an operation that begins now. It is sent even if the operation is given up.
-    fn report<'a>(&'a self, actor: Actor<'a>, token: Option<TokenId>) -> Report<'a> {
-        Report { manager: self, actor, token, done: false }
+    fn report<'a>(&'a self, actor: Actor<'a>, attempted: EventKind, token: Option<TokenId>) -> Report<'a> {
+        Report { manager: self, actor, attempted, token, done: false }
     }
 
     fn report_read(&self, actor: Actor<'_>, kind: EventKind, owner: Option<&UserId>, token: Option<TokenId>) {
-        self.report(actor, token).done(kind, owner, token);
+        self.report(actor, kind, token).done(kind, owner, token);
     }
 }
 

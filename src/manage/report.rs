@@ -11,6 +11,8 @@ use crate::{
 pub(super) struct Report<'a> {
     pub(super) manager: &'a TokenManager,
     pub(super) actor: Actor<'a>,
+    /// What was asked for.
+    pub(super) attempted: EventKind,
     pub(super) token: Option<TokenId>,
     pub(super) done: bool,
 }
@@ -19,9 +21,12 @@ impl Report<'_> {
     pub(super) fn done(mut self, kind: EventKind, owner: Option<&UserId>, token: Option<TokenId>) {
         self.done = true;
         let event = event(self.actor, kind, owner, token);
-        self.manager.inner().audit.emit(match self.actor.reason() {
-            Some(reason) => event.because(reason),
-            None => event,
+        let not_done = matches!(kind, EventKind::OperationRefused(_) | EventKind::OperationFailed);
+        let attempted = not_done.then(|| self.attempted.name());
+        let reasons: Vec<_> = attempted.into_iter().chain(self.actor.reason()).collect();
+        self.manager.inner().audit.emit(match reasons.is_empty() {
+            true => event,
+            false => event.because(&reasons.join(": ")),
         });
     }
 }
@@ -30,10 +35,8 @@ impl Drop for Report<'_> {
     fn drop(&mut self) {
         if !self.done {
             let event = event(self.actor, EventKind::OperationFailed, None, self.token);
-            self.manager
-                .inner()
-                .audit
-                .emit(event.because("given up by the caller; the outcome is not known"));
+            let why = format!("{}: given up by the caller; the outcome is not known", self.attempted.name());
+            self.manager.inner().audit.emit(event.because(&why));
         }
     }
 }
