@@ -101,7 +101,7 @@ impl<'de> Deserialize<'de> for IpList {
 
 /// The address at the other end of the connection, for the layer to find in the request's extensions.
 ///
-/// A server that is not axum's puts it there for each connection. With the feature `axum` the layer also
+/// A server that is not axum's puts it there for each connection; in tonic, copy it from `TcpConnectInfo`. With the feature `axum` the layer also
 /// finds what `into_make_service_with_connect_info::<SocketAddr>()` leaves.
 ///
 /// ```

@@ -8,7 +8,7 @@ use crate::{
     principal::AdminProof,
     store::{
         Owner, StoreError, StoreErrorKind, TokenLookup, TokenStore,
-        lookup::{Inner, USAGE_INTERVAL},
+        lookup::{Inner, STORE_TIMEOUT, USAGE_INTERVAL},
     },
     time::UnixTime,
     token::{TokenRecord, TokenStatus},
@@ -23,9 +23,6 @@ mod rights;
 pub use builder::TokenManagerBuilder;
 use report::{Report, failure};
 pub use request::{Actor, IssuedToken, ListQuery, NewToken, TokenError, TokenPage, TokenUpdate};
-
-/// How long an operation waits for the store at most.
-const STORE_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// Issues, lists, changes, rotates and revokes tokens. Cloning shares it.
 ///

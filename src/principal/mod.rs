@@ -43,7 +43,6 @@ pub const ADMIN_ROLE: &str = "admin";
 pub struct Principal {
     credential: Arc<Credential>,
     client_ip: Option<IpAddr>,
-    read_only: bool,
 }
 
 /// How a credential was verified.
@@ -100,8 +99,7 @@ impl Principal {
 
     #[inline]
     pub(crate) fn new(credential: Arc<Credential>, client_ip: Option<IpAddr>) -> Self {
-        let read_only = credential.read_only;
-        Self { credential, client_ip, read_only }
+        Self { credential, client_ip }
     }
 
     /// The user that the request acts as, and who owns what it creates.
@@ -162,7 +160,7 @@ impl Principal {
     /// Whether the credential is in its grace period and good for safe methods only.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.credential.read_only
     }
 
     /// Makes sure that `resource` belongs to this user. `None` stands for a resource that was not found.

@@ -30,8 +30,8 @@ use crate::{
 /// For how long a refusal is remembered.
 const NEGATIVE_BOUND: Duration = Duration::from_secs(1);
 
-/// How long a request waits for the store at most.
-const STORE_TIMEOUT: Duration = Duration::from_millis(4500);
+/// How long a request or an operation waits for the store at most.
+pub(crate) const STORE_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// How often uses are written, at most.
 pub(crate) const USAGE_INTERVAL: Duration = Duration::from_secs(1);

@@ -42,8 +42,8 @@ pub use static_list::StaticList;
 /// [`StoreErrorKind::Unavailable`]: then it may have.
 ///
 /// A store is correct when it passes the conformance suite of the feature `testing`, in one line:
-/// `keyward::testing::conformance::check(|| async { MyStore::new() }).await`. The example `custom_store`
-/// is a whole one.
+/// `keyward::testing::conformance::check(|| async { MyStore::new() }).await`; for one that cannot be
+/// written there is `check_read_only`. The example `custom_store` is a whole one.
 #[async_trait]
 pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// Stores a new record. With a `limit`, only if its owner has fewer than that many tokens that
