@@ -57,16 +57,16 @@ impl Authenticator for ApiKeyAuth {
         let now = self.lookup.now();
         match self.lookup.cached(&digest, now) {
             Cached::Live(credential) => {
-                Verdict::Decided(self.lookup.admit(credential, now, head.client_ip, head.method))
+                Verdict::Decided(self.admit(credential, now, head.client_ip, head.method))
             }
-            Cached::Dead(dead) => Verdict::Decided(Err(self.lookup.refuse(&dead, head.client_ip))),
+            Cached::Dead(dead) => Verdict::Decided(Err(self.refuse(&dead, head.client_ip))),
             Cached::Miss => {
-                let (lookup, client_ip, method) = (self.lookup.clone(), head.client_ip, head.method.clone());
+                let (auth, client_ip, method) = (self.clone(), head.client_ip, head.method.clone());
                 Verdict::Pending(Box::pin(async move {
-                    let credential = lookup.load(digest).await.inspect_err(|error| {
-                        lookup.alert_revoked(error, client_ip);
+                    let credential = auth.lookup.load(digest).await.inspect_err(|error| {
+                        auth.alert_revoked(error, client_ip);
                     })?;
-                    lookup.admit(credential, lookup.now(), client_ip, &method)
+                    auth.admit(credential, auth.lookup.now(), client_ip, &method)
                 }))
             }
         }
@@ -77,7 +77,7 @@ impl Authenticator for ApiKeyAuth {
     }
 }
 
-impl TokenLookup {
+impl ApiKeyAuth {
     /// Judges what can differ from request to request, and counts the use.
     #[inline]
     fn admit(
@@ -95,7 +95,7 @@ impl TokenLookup {
         {
             return Err(about(&credential, AuthErrorKind::Forbidden, Refusal::ClientIp));
         }
-        self.count_use(&credential, now, client_ip);
+        self.lookup.count_use(&credential, now, client_ip);
         Ok(Principal::new(credential, client_ip))
     }
 
@@ -108,7 +108,7 @@ impl TokenLookup {
     fn alert_revoked(&self, error: &AuthError, client_ip: Option<IpAddr>) {
         if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner()) {
             let event = Event::alert(Alert::RevokedTokenUsed).owned_by(owner).token(error.token());
-            self.inner().audit.emit(event.at_ip(client_ip));
+            self.lookup.inner().audit.emit(event.at_ip(client_ip));
         }
     }
 }

@@ -34,8 +34,7 @@ impl TokenManager {
         check_name(&new.name)?;
         check_metadata(&new.metadata)?;
         let owner = new.owner.as_ref().unwrap_or_else(|| actor.user());
-        let texts = [&*new.name, owner.as_str()];
-        self.refuse_keys(texts.into_iter(), &new.metadata)?;
+        self.refuse_keys([&*new.name, owner.as_str()], Some(&new.metadata))?;
         if !actor.scope().includes(owner) {
             return Err(TokenError::BeyondOwnRights);
         }
@@ -57,13 +56,13 @@ impl TokenManager {
     /// Refuses a key in a place where it would be stored and shown in clear.
     fn refuse_keys<'a>(
         &self,
-        texts: impl Iterator<Item = &'a str>,
-        metadata: &Metadata,
+        texts: impl IntoIterator<Item = &'a str>,
+        metadata: Option<&Metadata>,
     ) -> Result<(), TokenError> {
         let format = &self.inner().format;
-        let mut texts = texts;
-        let in_metadata = || serde_json::to_string(metadata).is_ok_and(|text| format.finds_key(&text));
-        if texts.any(|text| format.finds_key(text)) || in_metadata() {
+        let in_metadata =
+            |metadata| serde_json::to_string(metadata).is_ok_and(|text| format.finds_key(&text));
+        if texts.into_iter().any(|text| format.finds_key(text)) || metadata.is_some_and(in_metadata) {
             return Err(TokenError::Invalid("an API key must not stand in a name, a user id or metadata"));
         }
         Ok(())
@@ -196,8 +195,7 @@ impl TokenManager {
         scope: Owner<'_>,
         query: &ListQuery,
     ) -> Result<TokenPage, TokenError> {
-        let owner = query.owner.as_ref().map(UserId::as_str);
-        self.refuse_keys(owner.into_iter(), &Metadata::new())?;
+        self.refuse_keys(query.owner.as_ref().map(UserId::as_str), None)?;
         self.inner().write_unattended_usage().await;
         let wanted = query.limit as usize;
         let step = if query.status.is_some() { ListQuery::MAX_LIMIT } else { query.limit };
@@ -233,8 +231,7 @@ impl TokenManager {
     ) -> Result<TokenRecord, TokenError> {
         update.name.as_deref().map_or(Ok(()), check_name)?;
         update.metadata.as_ref().map_or(Ok(()), check_metadata)?;
-        let metadata = update.metadata.clone().unwrap_or_default();
-        self.refuse_keys(update.name.as_deref().into_iter(), &metadata)?;
+        self.refuse_keys(update.name.as_deref(), update.metadata.as_ref())?;
         let _alone = self.issuing.rights.write().await;
         self.require_living(actor).await?;
         for _ in 0..ATTEMPTS {
@@ -273,8 +270,7 @@ impl TokenManager {
         self.require_rights(actor, record)?;
         self.require_rights(actor, &changed)?;
         let hard_end = hard_end(record, self.inner().lifetimes.policy(record.class));
-        let end =
-            if record.rolling { hard_end } else { hard_end.min(record.expires_at.unwrap_or(UnixTime::MAX)) };
+        let end = rights::last_end(hard_end, record.rolling, record.expires_at.unwrap_or(UnixTime::MAX));
         if update.changes_rights() && end > rights::latest_end(actor.presented()) {
             return Err(TokenError::BeyondOwnRights);
         }
@@ -379,8 +375,6 @@ impl TokenManager {
         let _alone = self.issuing.rights.write().await;
         let _forget = Forget { inner: self.inner(), what: What::Owner(owner) };
         let digests = self.ask(self.inner().store.revoke_all(owner, self.lookup.now())).await?;
-        // Also what was never cached here: a load may be on its way.
-        digests.iter().for_each(|digest| self.inner().invalidate(digest));
         Ok(digests.len() as u64)
     }
 }

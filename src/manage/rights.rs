@@ -31,16 +31,20 @@ pub(crate) fn covers(presented: &Principal, rights: &Rights<'_>) -> bool {
     rights.scopes.is_subset_of(&own.scopes) && roles && ips
 }
 
-/// The time that no token made or changed through this credential may pass: its own end, unless use
-/// moves it, and its hard end.
+/// The time that no token made or changed through this credential may pass: its own last end.
 pub(crate) fn latest_end(presented: Option<&Principal>) -> UnixTime {
     match presented {
         Some(principal) if principal.method() == AuthMethod::ApiKey => {
             let own = principal.credential();
-            if own.rolling.is_some() { own.hard_end } else { own.hard_end.min(own.expires_at) }
+            last_end(own.hard_end, own.rolling.is_some(), own.expires_at)
         }
         _ => UnixTime::MAX,
     }
+}
+
+/// The time that a token cannot outlive, whatever its use.
+pub(crate) fn last_end(hard_end: UnixTime, rolling: bool, expires_at: UnixTime) -> UnixTime {
+    if rolling { hard_end } else { hard_end.min(expires_at) }
 }
 
 #[cfg(test)]

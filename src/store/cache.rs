@@ -244,19 +244,10 @@ impl Drop for Lead<'_> {
     fn drop(&mut self) {
         let mut tables = self.cache.write(&self.digest);
         // After an invalidation the flight under this digest may be somebody else's.
-        if tables.flights.get(&self.digest).is_some_and(|flight| self.result.same_channel_as(flight)) {
+        if tables.flights.get(&self.digest).is_some_and(|flight| self.result.subscribe().same_channel(flight))
+        {
             tables.flights.remove(&self.digest);
         }
-    }
-}
-
-trait SameChannel<T> {
-    fn same_channel_as(&self, receiver: &watch::Receiver<T>) -> bool;
-}
-
-impl<T> SameChannel<T> for watch::Sender<T> {
-    fn same_channel_as(&self, receiver: &watch::Receiver<T>) -> bool {
-        self.subscribe().same_channel(receiver)
     }
 }
 

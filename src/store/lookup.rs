@@ -14,7 +14,7 @@ use crate::{
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Alert, Audit, Event},
     id::UserId,
-    principal::{AuthMethod, Credential, RoleDirectory, Uses, effective_roles},
+    principal::{AuthMethod, Credential, RoleDirectory, UseCount, Uses, effective_roles},
     scope::Grant,
     secret::{Pepper, TokenDigest},
     store::{
@@ -304,7 +304,7 @@ impl Inner {
         self.cache.pick(unnoted).into_iter().for_each(|credential| self.usage.push_used(credential));
     }
 
-    fn usage_of(&self, credential: &Credential, counted: crate::principal::UseCount) -> Option<Usage> {
+    fn usage_of(&self, credential: &Credential, counted: UseCount) -> Option<Usage> {
         let mut usage = Usage::new(credential.token?, counted.count, counted.last_used);
         usage.ip = counted.ip;
         usage.renewed_to = credential.rolling.and_then(|class| {
