@@ -181,6 +181,32 @@ pub enum Refusal {
     BadChecksum,
     /// Well-formed, but never issued or no longer stored.
     Unknown,
+    /// A JWT that is not written as the standards and this crate demand.
+    Malformed,
+    /// A JWT whose algorithm is not that of a key, or is none at all.
+    Algorithm,
+    /// A JWT whose key is not known.
+    UnknownKey,
+    /// A JWT whose signature does not match.
+    BadSignature,
+    /// A JWT of another type, such as an ID token where an access token is needed.
+    TokenType,
+    /// A JWT of another issuer, or of none.
+    Issuer,
+    /// A JWT for somebody else, or for nobody.
+    Audience,
+    /// A JWT whose subject is missing or cannot be a user.
+    Subject,
+    /// A JWT that lacks another claim, or in which one has a wrong value.
+    Claim,
+    /// A JWT from the future, by `nbf` or `iat`.
+    NotYetValid,
+    /// A JWT that is good for longer than allowed.
+    LivesTooLong,
+    /// A JWT that is bound to a proof of possession, which is missing or wrong.
+    Unconfirmed,
+    /// Its user is suspended or gone.
+    UserInactive,
     /// Revoked by its owner or an administrator.
     Revoked,
     /// Switched off until it is enabled again.
@@ -217,6 +243,8 @@ pub enum Refusal {
     LimitReached,
     /// The store did not answer, or not in time.
     StoreUnavailable,
+    /// The keys of a JWT's issuer could not be fetched.
+    KeysUnavailable,
 }
 
 impl Refusal {
@@ -230,6 +258,19 @@ impl Refusal {
             Self::UnknownKind => "unknown_kind",
             Self::BadChecksum => "bad_checksum",
             Self::Unknown => "unknown",
+            Self::Malformed => "malformed",
+            Self::Algorithm => "algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::BadSignature => "bad_signature",
+            Self::TokenType => "token_type",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Subject => "subject",
+            Self::Claim => "claim",
+            Self::NotYetValid => "not_yet_valid",
+            Self::LivesTooLong => "lives_too_long",
+            Self::Unconfirmed => "unconfirmed",
+            Self::UserInactive => "user_inactive",
             Self::Revoked => "revoked",
             Self::Disabled => "disabled",
             Self::Expired => "expired",
@@ -248,6 +289,7 @@ impl Refusal {
             Self::Conflict => "conflict",
             Self::LimitReached => "limit_reached",
             Self::StoreUnavailable => "store_unavailable",
+            Self::KeysUnavailable => "keys_unavailable",
         }
     }
 }

@@ -100,6 +100,12 @@ pub enum Alert {
     StoreUnavailable,
     /// The store answers again.
     StoreRecovered,
+    /// The keys of a JWT issuer cannot be fetched; said once until they can be again.
+    KeysUnavailable,
+    /// The keys of a JWT issuer can be fetched again.
+    KeysRecovered,
+    /// An issuer's key set holds a key that must not be there, such as a symmetric one; it is not used.
+    KeyRefused,
 }
 
 impl EventKind {
@@ -151,6 +157,9 @@ impl Alert {
             Self::RevokedTokenUsed => "revoked_token_used",
             Self::StoreUnavailable => "store_unavailable",
             Self::StoreRecovered => "store_recovered",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::KeysRecovered => "keys_recovered",
+            Self::KeyRefused => "key_refused",
         }
     }
 }

@@ -101,6 +101,8 @@ pub mod event;
 #[cfg(feature = "axum")]
 pub mod extract;
 pub mod id;
+#[cfg(feature = "_jwt")]
+pub mod jwt;
 pub mod layer;
 pub mod manage;
 pub mod net;
