@@ -90,7 +90,7 @@ impl ApiKeyAuth {
         if credential.read_only && !method.is_safe() {
             return Err(about(&credential, AuthErrorKind::Invalid, Refusal::ReadOnly));
         }
-        if let Some(list) = &credential.allowed_ips
+        if let Some(list) = credential.allowed_ips()
             && !client_ip.is_some_and(|ip| list.contains(ip))
         {
             return Err(about(&credential, AuthErrorKind::Forbidden, Refusal::ClientIp));

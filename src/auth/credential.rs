@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The longest credential that is looked at, in bytes; a longer one is refused unread.
-const MAX_BYTES: usize = 8192;
+const MAX_BYTES: usize = 16 * 1024;
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -46,7 +46,7 @@ impl<'a> Presented<'a> {
 
     /// The credential's bytes, for comparing with what is known to be right.
     #[inline]
-    pub(super) fn unchecked_bytes(&self) -> &'a [u8] {
+    pub(crate) fn unchecked_bytes(&self) -> &'a [u8] {
         match self {
             Self::Bearer(word) | Self::Key(word) => word.0,
         }

@@ -8,11 +8,13 @@ use crate::{error::AuthError, event::Audit, principal::Principal, secret::withou
 
 mod api_key;
 mod credential;
+mod revocations;
 mod static_token;
 
 pub use api_key::ApiKeyAuth;
 use credential::shares_text;
 pub use credential::{CredentialReader, Presented, Word};
+pub use revocations::{JwtSubject, RevocationRefresh, Revocations, Subject};
 pub use static_token::StaticAuth;
 
 /// What an authenticator sees of a request: everything but the body.
@@ -129,6 +131,14 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     fn audit(&self) -> Audit {
         Audit::default()
     }
+
+    /// Who knows which tokens and users were withdrawn, if this authenticator has a store that does.
+    fn revocations(&self) -> Option<Arc<dyn Revocations>> {
+        None
+    }
+
+    /// Takes over what a neighbour in an [`AnyOf`] knows, unless it was told whom to ask.
+    fn adopt_revocations(&self, _revocations: &Arc<dyn Revocations>) {}
 }
 
 impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
@@ -142,6 +152,14 @@ impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
 
     fn audit(&self) -> Audit {
         (**self).audit()
+    }
+
+    fn revocations(&self) -> Option<Arc<dyn Revocations>> {
+        (**self).revocations()
+    }
+
+    fn adopt_revocations(&self, revocations: &Arc<dyn Revocations>) {
+        (**self).adopt_revocations(revocations);
     }
 }
 

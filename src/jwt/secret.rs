@@ -1,1 +1,164 @@
-//! secret
+//! Which texts are no secrets.
+
+use base64::{Engine, engine::general_purpose};
+
+use crate::{error::ConfigError, secret::distinct};
+
+/// Words that stand in tutorials and sample configurations, as parts of longer texts too; long ones first.
+const WELL_KNOWN: [&str; 33] = [
+    "at-least-256-bits-long",
+    "a-string-secret",
+    "your-256-bit",
+    "your-512-bit",
+    "change-this",
+    "example.com",
+    "your_secret",
+    "your-secret",
+    "supersecret",
+    "placeholder",
+    "development",
+    "keyboardcat",
+    "yoursecret",
+    "secret-key",
+    "secret_key",
+    "jwt_secret",
+    "jwt-secret",
+    "replace-me",
+    "change-me",
+    "change_me",
+    "my-secret",
+    "secretkey",
+    "jwtsecret",
+    "replaceme",
+    "changeme",
+    "changeit",
+    "password",
+    "passw0rd",
+    "mysecret",
+    "insecure",
+    "default",
+    "letmein",
+    "secret",
+];
+
+/// How many characters a text must have beside the well-known words in it.
+const REMAINDER: usize = 24;
+
+/// Refuses what is short, well-known, regular, or public.
+pub(super) fn check_secret(secret: &[u8], min: usize) -> Result<(), ConfigError> {
+    if is_public_key(secret) {
+        return Err(ConfigError::new(
+            "the JWT secret is a public key, a certificate or another key file, which others know; give a secret \
+             of its own, such as the output of `openssl rand -base64 48`",
+        ));
+    }
+    let weak = secret.len() < min || distinct(secret) < 10 || is_regular(secret) || is_well_known(secret);
+    if weak {
+        return Err(ConfigError::new(format!(
+            "the JWT secret is too weak: give at least {min} random bytes, such as the output of \
+             `openssl rand -base64 {}`",
+            min.max(36) * 4 / 3
+        )));
+    }
+    Ok(())
+}
+
+/// Whether it is a key in one of the forms in which keys are published.
+fn is_public_key(secret: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(secret);
+    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}');
+    let begins = ["-----BEGIN", "---- BEGIN", "ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"];
+    let is_text = begins.iter().any(|begin| text.starts_with(begin)) || text.contains("-----BEGIN ");
+    let is_json = text.starts_with('{') && text.contains("\"kty\"");
+    is_text || is_json || is_der(secret) || {
+        let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let engines = [general_purpose::STANDARD, general_purpose::URL_SAFE];
+        let decoded = engines.iter().find_map(|engine| engine.decode(dense.trim_end()).ok());
+        decoded.is_some_and(|bytes| is_der(&bytes))
+    }
+}
+
+/// Whether it is one ASN.1 sequence from the first byte to the last.
+fn is_der(bytes: &[u8]) -> bool {
+    let length = match bytes {
+        [0x30, length @ 0..=0x7f, ..] => usize::from(*length) + 2,
+        [0x30, 0x81, length, ..] => usize::from(*length) + 3,
+        [0x30, 0x82, high, low, ..] => usize::from(*high) * 256 + usize::from(*low) + 4,
+        _ => return false,
+    };
+    length == bytes.len() && bytes.len() >= 32
+}
+
+/// Whether it repeats itself, or counts.
+fn is_regular(secret: &[u8]) -> bool {
+    let repeats = (1..=secret.len() / 2)
+        .any(|period| secret.iter().zip(secret.iter().skip(period)).all(|(a, b)| a == b));
+    let steps = secret.iter().zip(secret.iter().skip(1));
+    let counting = steps.filter(|(a, b)| (1..=1).contains(&a.abs_diff(**b)) || a == b).count();
+    repeats || counting * 2 > secret.len()
+}
+
+/// Whether too little is left of it without the words that everybody knows.
+fn is_well_known(secret: &[u8]) -> bool {
+    let mut text = String::from_utf8_lossy(secret).to_ascii_lowercase();
+    let mut found = false;
+    for word in WELL_KNOWN {
+        if text.contains(word) {
+            found = true;
+            text = text.replace(word, "");
+        }
+    }
+    found && text.len() < REMAINDER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_everybody_knows_is_no_secret() {
+        for weak in [
+            "",
+            "a",
+            "secret",
+            "short-but-random-X9z!",
+            "your-256-bit-secret",
+            "your-256-bit-secret-your-256-bit-secret",
+            "a-string-secret-at-least-256-bits-long",
+            "changemechangemechangemechangeme",
+            "supersecretsupersecretsupersecret!",
+            "00000000000000000000000000000000000000",
+            "0123456789012345678901234567890123456789",
+            "abcdefghijklmnopqrstuvwxyz0123456789",
+            "                                        ",
+            "my-super-secret-jwt-secret-key-12345",
+            "-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A\n-----END PUBLIC KEY-----",
+            "\n \t-----BEGIN CERTIFICATE-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A",
+            "\u{feff}-----BEGIN RSA PUBLIC KEY-----xyz0123",
+            "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 me@host",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2x me@host",
+            "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAI",
+            r#"{"kty":"RSA","n":"0vx7agoebGcQSuuPiLJXZp","e":"AQAB"}"#,
+            "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+        ] {
+            assert!(check_secret(weak.as_bytes(), 32).is_err(), "{weak:?}");
+        }
+        let error = check_secret(b"secret", 32).unwrap_err().to_string();
+        assert!(error.contains("at least 32 random bytes") && !error.contains("secret\""), "{error}");
+        assert!(check_secret(b"7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N-example-only", 32).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn random_secrets_are_good(bytes in prop::array::uniform32(any::<u8>())) {
+            prop_assume!(distinct(&bytes) >= 10 && !is_regular(&bytes));
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            // Of 64 hexadecimal digits, 10 different ones are as good as certain.
+            prop_assume!(distinct(hex.as_bytes()) >= 10 && !is_regular(hex.as_bytes()));
+            prop_assert!(check_secret(hex.as_bytes(), 32).is_ok());
+            prop_assert!(check_secret(general_purpose::STANDARD.encode(bytes).as_bytes(), 32).is_ok());
+            prop_assert!(check_secret(&bytes, 32).is_ok());
+        }
+    }
+}

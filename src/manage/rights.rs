@@ -22,7 +22,7 @@ pub(crate) struct Rights<'a> {
 /// other credentials have no list.
 pub(crate) fn covers(presented: &Principal, rights: &Rights<'_>) -> bool {
     let own = presented.credential();
-    let ips = match (rights.allowed_ips, own.allowed_ips.as_deref()) {
+    let ips = match (rights.allowed_ips, own.allowed_ips()) {
         (_, None) => true,
         (None, Some(_)) => false,
         (Some(list), Some(own)) => list.is_subset_of(own),

@@ -9,7 +9,7 @@ use crate::{
     event::Audit,
     id::{TokenId, UserId},
     net::IpList,
-    principal::AuthMethod,
+    principal::{AuthMethod, JwtClaims},
     scope::{Grant, RoleSet},
     secret::TokenDigest,
     time::UnixTime,
@@ -27,7 +27,6 @@ pub(crate) struct Credential {
     pub(crate) roles: RoleSet,
     /// Whether it carries whatever roles its user has, now and later.
     pub(crate) all_roles: bool,
-    pub(crate) allowed_ips: Option<Box<IpList>>,
     pub(crate) audit: Audit,
     pub(crate) method: AuthMethod,
     /// Allows safe methods only.
@@ -43,7 +42,35 @@ pub(crate) struct Credential {
     pub(crate) hard_end: UnixTime,
     /// Set if use renews it: the class whose lifetime counts.
     pub(crate) rolling: Option<TokenClass>,
+    pub(crate) extra: Option<Box<Extra>>,
     pub(crate) uses: Uses,
+}
+
+/// What only some credentials have, and none has two of.
+#[derive(Debug)]
+pub(crate) enum Extra {
+    AllowedIps(IpList),
+    Jwt(JwtClaims),
+}
+
+impl Credential {
+    /// Where it may be presented from, if that is limited.
+    #[inline]
+    pub(crate) fn allowed_ips(&self) -> Option<&IpList> {
+        match self.extra.as_deref() {
+            Some(Extra::AllowedIps(list)) => Some(list),
+            _ => None,
+        }
+    }
+
+    /// What it says, if it is a JWT.
+    #[inline]
+    pub(crate) fn jwt(&self) -> Option<&JwtClaims> {
+        match self.extra.as_deref() {
+            Some(Extra::Jwt(claims)) => Some(claims),
+            _ => None,
+        }
+    }
 }
 
 /// Use of one credential since it was last written to the store. Counting never waits and never

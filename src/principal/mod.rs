@@ -11,9 +11,11 @@ use crate::{
     time::UnixTime,
 };
 
+mod claims;
 mod credential;
 
-pub(crate) use credential::{Credential, UseCount, Uses};
+pub use claims::{InvalidClaims, JwtClaims};
+pub(crate) use credential::{Credential, Extra, UseCount, Uses};
 
 /// The role that [`Principal::admin`] asks for.
 pub const ADMIN_ROLE: &str = "admin";
@@ -51,6 +53,8 @@ pub struct Principal {
 pub enum AuthMethod {
     /// An API key that keyward issued.
     ApiKey,
+    /// A JSON Web Token.
+    Jwt,
     /// An entry of a static list.
     Static,
     /// A scheme of the application's own.
@@ -58,11 +62,12 @@ pub enum AuthMethod {
 }
 
 impl AuthMethod {
-    /// `api_key`, `static` or `custom`.
+    /// `api_key`, `jwt`, `static` or `custom`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ApiKey => "api_key",
+            Self::Jwt => "jwt",
             Self::Static => "static",
             Self::Custom => "custom",
         }
@@ -81,7 +86,6 @@ impl Principal {
                 scopes: Grant::All,
                 roles: RoleSet::empty(),
                 all_roles: false,
-                allowed_ips: None,
                 audit: Audit::default(),
                 method,
                 read_only: false,
@@ -91,6 +95,7 @@ impl Principal {
                 expires_at: UnixTime::MAX,
                 hard_end: UnixTime::MAX,
                 rolling: None,
+                extra: None,
                 uses: Uses::default(),
             },
             client_ip: None,
@@ -149,6 +154,21 @@ impl Principal {
     #[must_use]
     pub fn expires_at(&self) -> Option<UnixTime> {
         Some(self.credential.expires_at).filter(|at| *at < UnixTime::MAX)
+    }
+
+    /// What the JWT that was presented says: its issuer, its subject and the rest. `None` for other
+    /// credentials.
+    #[must_use]
+    pub fn jwt(&self) -> Option<&JwtClaims> {
+        self.credential.jwt()
+    }
+
+    /// The claims of the JWT that was presented, in a type of your own; see [`JwtClaims`].
+    ///
+    /// # Errors
+    /// [`InvalidClaims`] when the credential is no JWT, or lacks what `T` needs.
+    pub fn claims<T: serde::de::DeserializeOwned>(&self) -> Result<T, InvalidClaims> {
+        self.jwt().ok_or(InvalidClaims)?.parse()
     }
 
     /// The client's address, if it is known.
@@ -271,6 +291,18 @@ impl PrincipalBuilder {
     pub fn audit(mut self, audit: Audit) -> Self {
         self.credential.audit = audit;
         self
+    }
+
+    /// The credential of a verified JWT, good until it expires.
+    #[cfg(feature = "_jwt")]
+    pub(crate) fn into_jwt_credential(self, valid_from: UnixTime, jwt: JwtClaims) -> Credential {
+        Credential {
+            fresh_from: valid_from,
+            fresh_until: jwt.expires_at,
+            expires_at: jwt.expires_at,
+            extra: Some(Box::new(Extra::Jwt(jwt))),
+            ..self.credential
+        }
     }
 
     /// The credential itself, found by `digest`, with whatever roles its user has.

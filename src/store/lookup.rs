@@ -14,7 +14,7 @@ use crate::{
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Alert, Audit, Event},
     id::UserId,
-    principal::{AuthMethod, Credential, RoleDirectory, UseCount, Uses, effective_roles},
+    principal::{AuthMethod, Credential, Extra, RoleDirectory, UseCount, Uses, effective_roles},
     scope::Grant,
     secret::{Pepper, TokenDigest},
     store::{
@@ -193,7 +193,6 @@ impl Inner {
             scopes: record.scopes.clone(),
             roles: effective_roles(self.roles.as_deref(), &record.owner, &record.roles),
             all_roles: record.roles == Grant::All,
-            allowed_ips: record.allowed_ips.clone().map(Box::new),
             audit: self.audit.clone(),
             method: AuthMethod::ApiKey,
             read_only: access == Access::ReadOnly,
@@ -203,6 +202,7 @@ impl Inner {
             expires_at: record.expires_at.unwrap_or(UnixTime::MAX),
             hard_end: hard_end(record, policy),
             rolling: record.rolling.then_some(record.class),
+            extra: record.allowed_ips.clone().map(|list| Box::new(Extra::AllowedIps(list))),
             uses: Uses::default(),
         }))
     }

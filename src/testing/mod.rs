@@ -14,8 +14,12 @@ use crate::{
 
 pub mod conformance;
 mod isolation;
+#[cfg(feature = "_jwt")]
+mod issuer;
 
 pub use isolation::{Isolation, Leak, assert_isolated};
+#[cfg(feature = "_jwt")]
+pub use issuer::{FakeIssuer, IssuerMode};
 
 /// A clock that stands still until it is moved. Clones share their time.
 ///

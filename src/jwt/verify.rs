@@ -1,0 +1,425 @@
+//! From a token's text to a verdict: what can be said at once, and what must be awaited first.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock, atomic::Ordering},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    cache::{Entry, VerifiedTokens},
+    claims::{Accepted, Claims, Header, Rules},
+    compact::Compact,
+    json::Object,
+    key::{KeySet, VerifyingKey},
+    remote::{Demand, KeysState, Refreshed, RemoteKeys},
+};
+use crate::{
+    auth::{JwtSubject, RequestHead, Revocations, Subject},
+    error::{AuthError, AuthErrorKind, Refusal},
+    event::Audit,
+    id::UserId,
+    principal::{AuthMethod, Credential, JwtClaims, Principal},
+    secret::TokenDigest,
+    time::{Clock, UnixTime},
+};
+
+/// Keys, revocations and a user, and once more what grew old meanwhile.
+const MOST_NEEDS: usize = 5;
+
+/// Ids that keyward gives to its own users; no issuer may speak for them.
+const RESERVED: [&str; 2] = ["keyward:", "static:"];
+
+/// Which user a token stands for.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum UserIds {
+    /// The subject, as it is: a person's API keys and JWTs belong to one user. Only one issuer may do so.
+    #[default]
+    Subject,
+    /// `<issuer>#<subject>`: no two issuers can mean the same user.
+    Namespaced,
+    /// What a [`UserMapper`] says.
+    Mapped(Arc<dyn UserMapper>),
+}
+
+impl fmt::Debug for UserIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Subject => "Subject",
+            Self::Namespaced => "Namespaced",
+            Self::Mapped(_) => "Mapped(…)",
+        })
+    }
+}
+
+/// Finds the local user of a verified token, for example in a table of linked accounts.
+///
+/// It is asked once for each token, not for each request: the answer is kept with the verified token, until
+/// that expires. It must not give one user's id to tokens of another.
+#[async_trait]
+pub trait UserMapper: fmt::Debug + Send + Sync + 'static {
+    /// The user; `None` refuses the token (401).
+    ///
+    /// # Errors
+    /// When it cannot be found out at the moment: the answer is then 503.
+    async fn user_id(&self, jwt: &JwtClaims) -> Result<Option<UserId>, AuthError>;
+}
+
+/// Checks that the sender possesses what a token is bound to: a key (RFC 9449) or a certificate (RFC 8705).
+/// Without one, tokens that are bound (claim `cnf`) are refused.
+pub trait ConfirmationVerifier: fmt::Debug + Send + Sync + 'static {
+    /// Whether the request proves possession of what `confirmation`, the JSON of the claim `cnf`, names.
+    /// Asked for each request.
+    fn is_confirmed(&self, confirmation: &str, head: &RequestHead<'_>) -> bool;
+}
+
+/// One issuer: what its tokens must say, and the keys that make them genuine.
+#[derive(Clone, Debug)]
+pub(super) struct Trust {
+    pub(super) rules: Rules,
+    pub(super) fixed: Option<KeySet>,
+    pub(super) remote: Option<RemoteKeys<KeySet>>,
+    pub(super) users: UserIds,
+    /// Beginnings of user ids that belong to other issuers.
+    pub(super) foreign: Vec<Box<str>>,
+    pub(super) confirmation: Option<Arc<dyn ConfirmationVerifier>>,
+}
+
+/// What all clones of an authenticator share.
+pub(super) struct Verifier {
+    pub(super) trusts: Vec<Trust>,
+    pub(super) max_token_bytes: usize,
+    pub(super) verified: VerifiedTokens,
+    pub(super) cache_bytes: usize,
+    pub(super) revocations: OnceLock<Arc<dyn Revocations>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) audit: Audit,
+}
+
+/// The verdict over one token, or what it needs first.
+pub(super) enum Step {
+    Done(Result<Arc<Credential>, AuthError>),
+    Wait(Need),
+}
+
+/// What must be awaited before a token can be judged.
+pub(super) enum Need {
+    /// The keys of this issuer.
+    Keys(usize, Demand),
+    /// What was withdrawn.
+    Revocations,
+    /// The user of a token that is genuine.
+    User(Box<Genuine>),
+}
+
+/// A token with a good signature and good claims.
+pub(super) struct Genuine {
+    trust: usize,
+    key: TokenDigest,
+    keys_epoch: u64,
+    accepted: Accepted,
+}
+
+/// What the keys of an issuer say.
+enum Keyed {
+    By(TokenDigest),
+    Wait(Demand),
+}
+
+impl Verifier {
+    /// The verdict over a token that was verified before, if nothing has changed since.
+    #[inline]
+    pub(super) fn seen_before(
+        &self,
+        token: &[u8],
+        head: &RequestHead<'_>,
+        now: UnixTime,
+    ) -> Option<Result<Principal, AuthError>> {
+        self.verified.find(token, |entry| {
+            let credential = &entry.credential;
+            let fresh = credential.fresh_from <= now && now < credential.fresh_until;
+            let trust = self.trusts.get(entry.trust)?;
+            if !fresh || !trust.still_knows(entry, now) {
+                return None;
+            }
+            if let Some(revocations) = self.revocations.get() {
+                let generation = revocations.generation(now)?;
+                if entry.revocations.load(Ordering::Relaxed) != generation {
+                    if let Err(error) = is_withdrawn(&**revocations, credential) {
+                        return Some(Err(error));
+                    }
+                    entry.revocations.store(generation, Ordering::Relaxed);
+                }
+            }
+            Some(trust.admit(credential, head))
+        })
+    }
+
+    /// Verifies a token as far as that is possible without waiting.
+    pub(super) fn verify(&self, token: &[u8], now: UnixTime, waited: Option<Refreshed>) -> Step {
+        let generation = match self.revocations.get() {
+            None => 0,
+            Some(revocations) => match revocations.generation(now) {
+                Some(generation) => generation,
+                None => return Step::Wait(Need::Revocations),
+            },
+        };
+        let genuine = match self.authenticate(token, now, waited) {
+            Ok(Ok(genuine)) => genuine,
+            Ok(Err(need)) => return Step::Wait(need),
+            Err(error) => return Step::Done(Err(error)),
+        };
+        match self.trusts.get(genuine.trust).map(|trust| trust.user_of(&genuine.accepted.jwt)) {
+            Some(Ok(Some(user))) => Step::Done(self.finish(token, genuine, user, generation)),
+            Some(Ok(None)) => Step::Wait(Need::User(Box::new(genuine))),
+            Some(Err(reason)) => Step::Done(Err(AuthError::invalid(reason))),
+            None => Step::Done(Err(AuthError::invalid(Refusal::Issuer))),
+        }
+    }
+
+    /// The verdict over a token that needs something first. It needs each thing once.
+    pub(super) async fn verdict(&self, token: &[u8], need: Need) -> Result<Arc<Credential>, AuthError> {
+        let (mut need, mut keys) = (need, None);
+        for _ in 0..MOST_NEEDS {
+            match self.satisfy(token, need, &mut keys).await {
+                Step::Done(verdict) => return verdict,
+                Step::Wait(next) => need = next,
+            }
+        }
+        Err(AuthError::because(AuthErrorKind::Unavailable, Refusal::KeysUnavailable))
+    }
+
+    /// `keys` is what came of fetching them, if that was tried for this token.
+    async fn satisfy(&self, token: &[u8], need: Need, keys: &mut Option<Refreshed>) -> Step {
+        match need {
+            Need::Keys(trust, demand) => {
+                if let Some(remote) = self.trusts.get(trust).and_then(|trust| trust.remote.as_ref()) {
+                    *keys = Some(remote.refresh(demand).await);
+                }
+            }
+            Need::Revocations => {
+                if let Some(revocations) = self.revocations.get()
+                    && let Err(error) = revocations.refresh().await
+                {
+                    return Step::Done(Err(error));
+                }
+            }
+            Need::User(genuine) => return Step::Done(self.map_user(token, *genuine).await),
+        }
+        self.verify(token, self.clock.now(), *keys)
+    }
+
+    async fn map_user(&self, token: &[u8], genuine: Genuine) -> Result<Arc<Credential>, AuthError> {
+        let mapper = match self.trusts.get(genuine.trust).map(|trust| &trust.users) {
+            Some(UserIds::Mapped(mapper)) => mapper.clone(),
+            _ => return Err(AuthError::invalid(Refusal::Subject)),
+        };
+        let user = mapper.user_id(&genuine.accepted.jwt).await?;
+        let user = user.ok_or_else(|| AuthError::invalid(Refusal::Subject))?;
+        let generation = match self.revocations.get() {
+            None => 0,
+            Some(revocations) => {
+                // It may have been long ago that they were looked at.
+                let current = revocations.generation(self.clock.now());
+                if current.is_none() {
+                    revocations.refresh().await?;
+                }
+                current.unwrap_or(u64::MAX)
+            }
+        };
+        self.finish(token, genuine, user, generation)
+    }
+
+    /// Reads, judges and verifies, in this order: what costs least comes first.
+    fn authenticate(
+        &self,
+        token: &[u8],
+        now: UnixTime,
+        waited: Option<Refreshed>,
+    ) -> Result<Result<Genuine, Need>, AuthError> {
+        let refused = AuthError::invalid;
+        if token.len() > self.max_token_bytes {
+            return Err(refused(Refusal::Malformed));
+        }
+        let compact = Compact::parse(token).map_err(|_| refused(Refusal::Malformed))?;
+        let header = Object::parse(&compact.header).map_err(|_| refused(Refusal::Malformed))?;
+        let header = Header::read(&header).map_err(refused)?;
+        let claims = Object::parse(&compact.payload).map_err(|_| refused(Refusal::Malformed))?;
+        let claims = Claims::read(claims).map_err(refused)?;
+        let issuer = claims.issuer.as_deref();
+        let found = self.trusts.iter().enumerate().find(|(_, trust)| trust.rules.is_issued_by(issuer));
+        let (index, trust) = found.ok_or_else(|| refused(Refusal::Issuer))?;
+        let accepted = trust.rules.check(&header, &claims, now).map_err(refused)?;
+        if accepted.jwt.confirmation.is_some() && trust.confirmation.is_none() {
+            return Err(refused(Refusal::Unconfirmed));
+        }
+        let keys_epoch = trust.keys_epoch();
+        Ok(match trust.find_key(&header, &compact, now, waited)? {
+            Keyed::By(key) => Ok(Genuine { trust: index, key, keys_epoch, accepted }),
+            Keyed::Wait(demand) => Err(Need::Keys(index, demand)),
+        })
+    }
+
+    /// A genuine token of `user` becomes a credential, unless it was withdrawn.
+    fn finish(
+        &self,
+        token: &[u8],
+        genuine: Genuine,
+        user: UserId,
+        generation: u64,
+    ) -> Result<Arc<Credential>, AuthError> {
+        let Accepted { jwt, valid_from, scopes, roles } = genuine.accepted;
+        let builder = Principal::builder(AuthMethod::Jwt, user).scopes(scopes).roles(roles);
+        let builder = builder.audit(self.audit.clone());
+        let credential = Arc::new(builder.into_jwt_credential(valid_from, jwt));
+        if let Some(revocations) = self.revocations.get() {
+            is_withdrawn(&**revocations, &credential)?;
+        }
+        self.verified.insert(Entry::new(
+            token,
+            credential.clone(),
+            (genuine.trust, genuine.key),
+            (genuine.keys_epoch, generation),
+        ));
+        Ok(credential)
+    }
+
+    /// Admits a request with a credential that was verified just now.
+    pub(super) fn admit(
+        &self,
+        credential: &Arc<Credential>,
+        head: &RequestHead<'_>,
+    ) -> Result<Principal, AuthError> {
+        let issuer = credential.jwt().map(JwtClaims::issuer);
+        let trust = self.trusts.iter().find(|trust| trust.rules.is_issued_by(issuer));
+        trust.map_or_else(|| Err(AuthError::invalid(Refusal::Issuer)), |trust| trust.admit(credential, head))
+    }
+
+    /// Whether a proof of possession may be asked for, so that the request's head is needed to the end.
+    pub(super) fn needs_head(&self) -> bool {
+        self.trusts.iter().any(|trust| trust.confirmation.is_some())
+    }
+}
+
+fn is_withdrawn(revocations: &dyn Revocations, credential: &Credential) -> Result<(), AuthError> {
+    let Some(jwt) = credential.jwt() else { return Ok(()) };
+    let mut of = JwtSubject::new(jwt.issuer());
+    (of.jwt_id, of.issued_at) = (jwt.jwt_id(), jwt.issued_at());
+    let subject = Subject::jwt(&credential.user, of);
+    revocations
+        .check(&subject)
+        .map_err(|reason| AuthError::invalid(reason).about(None, Some(&credential.user)))
+}
+
+impl Trust {
+    #[inline]
+    fn keys_epoch(&self) -> u64 {
+        self.remote.as_ref().map_or(0, RemoteKeys::epoch)
+    }
+
+    /// Whether the key of a verified token is still one of this issuer's.
+    #[inline]
+    fn still_knows(&self, entry: &Entry, now: UnixTime) -> bool {
+        let Some(remote) = &self.remote else { return true };
+        let epoch = remote.epoch();
+        if entry.keys_epoch.load(Ordering::Relaxed) == epoch && remote.usable(now) {
+            return true;
+        }
+        let is_fixed = self.fixed.as_ref().is_some_and(|keys| keys.contains(&entry.key));
+        let is_current =
+            remote.usable(now) && remote.current().is_some_and(|current| current.set.contains(&entry.key));
+        if is_fixed || is_current {
+            entry.keys_epoch.store(epoch, Ordering::Relaxed);
+        }
+        is_fixed || is_current
+    }
+
+    fn admit(&self, credential: &Arc<Credential>, head: &RequestHead<'_>) -> Result<Principal, AuthError> {
+        if let Some(confirmation) = credential.jwt().and_then(|jwt| jwt.confirmation.as_deref()) {
+            let verifier = self.confirmation.as_ref();
+            if !verifier.is_some_and(|verifier| verifier.is_confirmed(confirmation, head)) {
+                let error = AuthError::invalid(Refusal::Unconfirmed);
+                return Err(error.about(None, Some(&credential.user)));
+            }
+        }
+        Ok(Principal::new(credential.clone(), head.client_ip))
+    }
+
+    /// The user of a token, `None` if a mapper must be asked.
+    fn user_of(&self, jwt: &JwtClaims) -> Result<Option<UserId>, Refusal> {
+        let id = match &self.users {
+            UserIds::Mapped(_) => return Ok(None),
+            UserIds::Subject => jwt.subject().to_owned(),
+            UserIds::Namespaced => format!("{}#{}", jwt.issuer(), jwt.subject()),
+        };
+        let begins = |prefix: &str| id.starts_with(prefix);
+        if RESERVED.iter().any(|prefix| begins(prefix)) || self.foreign.iter().any(|prefix| begins(prefix)) {
+            return Err(Refusal::Subject);
+        }
+        UserId::new(id).map(Some).map_err(|_| Refusal::Subject)
+    }
+
+    /// The key that verifies the token. Which keys are tried is decided by their own algorithms; the
+    /// header's only has to be the same.
+    fn find_key(
+        &self,
+        header: &Header<'_>,
+        compact: &Compact<'_>,
+        now: UnixTime,
+        waited: Option<Refreshed>,
+    ) -> Result<Keyed, AuthError> {
+        let mut reason = Refusal::Algorithm;
+        if let Some(keys) = &self.fixed {
+            match keys.verify(header, compact) {
+                Ok(key) => return Ok(Keyed::By(key)),
+                Err(refusal) => reason = refusal,
+            }
+        }
+        let Some(remote) = &self.remote else { return Err(AuthError::invalid(reason)) };
+        let unavailable = || AuthError::because(AuthErrorKind::Unavailable, Refusal::KeysUnavailable);
+        match remote.state(now) {
+            KeysState::Fresh => {}
+            KeysState::Due if waited.is_some() => {}
+            KeysState::Unusable if waited.is_some() => return Err(unavailable()),
+            KeysState::Due | KeysState::Unusable => return Ok(Keyed::Wait(Demand::Due)),
+        }
+        let current = remote.current().ok_or_else(unavailable)?;
+        match current.set.verify(header, compact) {
+            Ok(key) => Ok(Keyed::By(key)),
+            Err(Refusal::UnknownKey) => {
+                let kid = TokenDigest::of(header.kid.as_deref().unwrap_or_default().as_bytes()).prefix();
+                match waited {
+                    // It was fetched for this very token, so the key does not exist.
+                    Some(Refreshed::New) => remote.note_unknown(kid, now),
+                    Some(Refreshed::Old | Refreshed::Failed) => {}
+                    None if remote.is_known_unknown(kid, now) => {}
+                    None => return Ok(Keyed::Wait(Demand::UnknownKid)),
+                }
+                Err(if remote.last_failed() {
+                    unavailable()
+                } else {
+                    AuthError::invalid(Refusal::UnknownKey)
+                })
+            }
+            Err(refusal) => Err(AuthError::invalid(refusal)),
+        }
+    }
+}
+
+impl KeySet {
+    fn verify(&self, header: &Header<'_>, compact: &Compact<'_>) -> Result<TokenDigest, Refusal> {
+        let mut reason = match &header.kid {
+            Some(kid) if !self.knows_kid(kid) && self.has_kids() => Refusal::UnknownKey,
+            _ => Refusal::Algorithm,
+        };
+        for key in self.candidates(&header.alg, header.kid.as_deref()) {
+            if VerifyingKey::verify(key, compact.signing_input, &compact.signature) {
+                return Ok(*key.identity());
+            }
+            reason = Refusal::BadSignature;
+        }
+        Err(reason)
+    }
+}
