@@ -159,6 +159,12 @@ impl RoleSet {
         Self(self.0.iter().filter(|role| other.contains(role)).cloned().collect())
     }
 
+    /// The roles that are in one of the sets; `None` if they are more than a set can hold.
+    #[cfg(feature = "_jwt")]
+    pub(crate) fn union(&self, other: &Self) -> Option<Self> {
+        Self::new(self.iter().chain(other.iter())).ok()
+    }
+
     /// The roles in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|role| &**role)

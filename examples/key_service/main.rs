@@ -6,12 +6,14 @@
 mod jobs;
 mod routes;
 mod settings;
+mod tokens;
 
 use std::{error::Error, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use keyward::{
     AdminProof, AuthLayer, TokenManager, UserId,
     auth::{AnyOf, ApiKeyAuth, Authenticator, StaticAuth},
+    jwt::JwtAuth,
     manage::{ListQuery, NewToken, TokenError},
     scope::RoleSet,
     store::{MemoryStore, SqliteStore, TokenStore},
@@ -42,7 +44,8 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     let tokens = open_tokens(&settings).await?;
     print_first_admin_key(&tokens).await?;
 
-    let app = routes::app(&settings, &tokens, auth_layer(&settings, &tokens))?;
+    let jwt = tokens::authenticator(&settings.jwt, &roles(&settings), &tokens.audit())?;
+    let app = routes::app(&settings, &tokens, jwt.clone(), auth_layer(&settings, &tokens, jwt.clone()))?;
     let listener = TcpListener::bind(&settings.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
     let (stopping, stop) = watch::channel(false);
@@ -53,6 +56,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
 
     writeln!(std::io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     let (served, stop_background) = watch::channel(false);
+    let fetching = jwt.map(|jwt| tokio::spawn(jwt.run(stopped(stop_background.clone()))));
     let background = tokio::spawn(tokens.run(stopped(stop_background)));
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
     let serving = axum::serve(listener, service).with_graceful_shutdown(stopped(stop.clone())).into_future();
@@ -62,6 +66,9 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     }
     served.send_replace(true);
     background.await?;
+    if let Some(fetching) = fetching {
+        fetching.await?;
+    }
     Ok(())
 }
 
@@ -74,7 +81,7 @@ async fn open_tokens(settings: &Settings) -> Result<TokenManager, Box<dyn Error>
 }
 
 /// Who is an administrator at the moment: a key never carries more than that.
-fn roles(settings: &Settings) -> impl Fn(&UserId) -> RoleSet + Send + Sync + 'static {
+fn roles(settings: &Settings) -> impl Fn(&UserId) -> RoleSet + Clone + Send + Sync + 'static {
     let admin = RoleSet::new(["admin"]).unwrap_or_else(|_| RoleSet::empty());
     let admins = settings.admin_users.clone();
     move |user| {
@@ -83,8 +90,9 @@ fn roles(settings: &Settings) -> impl Fn(&UserId) -> RoleSet + Send + Sync + 'st
     }
 }
 
-fn auth_layer(settings: &Settings, tokens: &TokenManager) -> AuthLayer {
+fn auth_layer(settings: &Settings, tokens: &TokenManager, jwt: Option<JwtAuth>) -> AuthLayer {
     let mut authenticators: Vec<Box<dyn Authenticator>> = vec![ApiKeyAuth::new(tokens).into()];
+    authenticators.extend(jwt.map(Into::into));
     if let Some(list) = &settings.static_tokens {
         authenticators
             .push(StaticAuth::new(list).with_roles(roles(settings)).with_audit(tokens.audit()).into());

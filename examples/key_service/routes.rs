@@ -12,6 +12,7 @@ use axum::{
 use keyward::{
     AuthLayer, ConfigError, OwnerLayer, Principal, RequireLayer, TokenManager,
     api::{self, ApiError, OwnTokens},
+    jwt::JwtAuth,
 };
 
 use tower::ServiceBuilder;
@@ -20,6 +21,7 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use crate::{
     jobs::{self, Jobs},
     settings::Settings,
+    tokens::dev_login,
 };
 
 /// How long a request may take, its body included.
@@ -28,6 +30,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) fn app(
     settings: &Settings,
     tokens: &TokenManager,
+    jwt: Option<JwtAuth>,
     auth: AuthLayer,
 ) -> Result<Router, ConfigError> {
     let keys = OwnTokens::new(tokens.clone()).debug_ownership(settings.debug_ownership).into_router();
@@ -47,7 +50,8 @@ pub(crate) fn app(
         .layer(auth);
     let open = Router::new()
         .route("/health", get(async || Json(serde_json::json!({ "status": "ok" }))))
-        .route("/ready", get(ready).with_state(tokens.clone()))
+        .route("/ready", get(ready).with_state((tokens.clone(), jwt)))
+        .merge(dev_login(&settings.jwt)?)
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found);
     let limits = ServiceBuilder::new()
@@ -86,7 +90,11 @@ async fn whoami(me: Principal) -> Response {
     Json(answer).into_response()
 }
 
-async fn ready(State(tokens): State<TokenManager>) -> Response {
+/// The store, and the keys of those whose tokens are accepted.
+async fn ready(State((tokens, jwt)): State<(TokenManager, Option<JwtAuth>)>) -> Response {
+    if let Some(Err(error)) = jwt.map(|jwt| jwt.ready()) {
+        return ApiError::from(error).into_response();
+    }
     match tokens.health().await {
         Ok(()) => Json(serde_json::json!({ "status": "ready" })).into_response(),
         Err(error) => ApiError::from(error).into_response(),

@@ -1,6 +1,6 @@
 //! The service's settings, from the environment.
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{collections::HashSet, fmt, path::PathBuf, time::Duration};
 
 use keyward::{
     ConfigError, UserId,
@@ -16,6 +16,38 @@ pub(crate) struct Settings {
     pub(crate) admin_users: HashSet<UserId>,
     pub(crate) trusted_proxies: Option<TrustedProxies>,
     pub(crate) debug_ownership: bool,
+    pub(crate) jwt: JwtSettings,
+}
+
+/// What the service believes of JSON Web Tokens; nothing, by default.
+#[derive(Clone, Default)]
+pub(crate) struct JwtSettings {
+    pub(crate) secret: Option<String>,
+    pub(crate) issuer: Option<String>,
+    pub(crate) audience: Option<String>,
+    pub(crate) lifetime: Duration,
+    pub(crate) leeway: Duration,
+    pub(crate) keys: Option<KeySource>,
+    pub(crate) cool_down: Duration,
+    pub(crate) dev_login: bool,
+}
+
+/// Where public keys come from.
+#[derive(Clone, Debug)]
+pub(crate) enum KeySource {
+    Oidc { issuer: String, audience: String },
+    Url(String),
+    File(PathBuf),
+}
+
+/// Without the secret.
+impl fmt::Debug for JwtSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtSettings")
+            .field("issuer", &self.issuer)
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -25,7 +57,7 @@ pub(crate) enum Database {
 }
 
 /// Every variable that is read here.
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 14] = [
     "KEYWARD_LISTEN",
     "KEYWARD_DATABASE_URL",
     "KEYWARD_ADMIN_USERS",
@@ -33,6 +65,13 @@ const KNOWN: [&str; 7] = [
     "KEYWARD_CLIENT_IP_HEADER",
     "KEYWARD_DEBUG_OWNERSHIP",
     "KEYWARD_BOOTSTRAP",
+    "KEYWARD_JWT_LEEWAY_SECONDS",
+    "KEYWARD_OIDC_ISSUER",
+    "KEYWARD_OIDC_AUDIENCE",
+    "KEYWARD_JWKS_URL",
+    "KEYWARD_JWKS_FILE",
+    "KEYWARD_JWKS_COOLDOWN_SECONDS",
+    "KEYWARD_ALLOW_DEV_LOGIN_IN_RELEASE",
 ];
 
 impl Settings {
@@ -78,8 +117,95 @@ impl Settings {
                 "KEYWARD_DEBUG_OWNERSHIP",
                 get("KEYWARD_DEBUG_OWNERSHIP")?.as_deref(),
             )?,
+            jwt: JwtSettings::read(&get)?,
         })
     }
+}
+
+impl JwtSettings {
+    fn read(get: &impl Fn(&str) -> Result<Option<String>, ConfigError>) -> Result<Self, ConfigError> {
+        let filled = |name: &str| get(name).map(|value| value.filter(|value| !value.trim().is_empty()));
+        let switch = |name: &str| parse_switch(name, get(name)?.as_deref());
+        let settings = Self {
+            secret: get("JWT_SECRET")?,
+            issuer: filled("JWT_ISSUER")?,
+            audience: filled("JWT_AUDIENCE")?,
+            lifetime: parse_number("JWT_TTL_MINUTES", filled("JWT_TTL_MINUTES")?, 60)?.saturating_mul(60),
+            leeway: parse_number("KEYWARD_JWT_LEEWAY_SECONDS", filled("KEYWARD_JWT_LEEWAY_SECONDS")?, 60)?,
+            keys: Self::read_keys(&filled)?,
+            cool_down: parse_number(
+                "KEYWARD_JWKS_COOLDOWN_SECONDS",
+                filled("KEYWARD_JWKS_COOLDOWN_SECONDS")?,
+                30,
+            )?,
+            dev_login: switch("ENABLE_LOGIN")?,
+        };
+        let forced = switch("KEYWARD_ALLOW_DEV_LOGIN_IN_RELEASE")?;
+        if settings.dev_login && !cfg!(debug_assertions) && !forced {
+            return Err(ConfigError::new(
+                "ENABLE_LOGIN lets anybody log in as anybody, so a release build refuses it; unset it, or set \
+                 KEYWARD_ALLOW_DEV_LOGIN_IN_RELEASE=true",
+            ));
+        }
+        let lifetime_is_set = filled("JWT_TTL_MINUTES")?.is_some();
+        settings.check(lifetime_is_set)?;
+        Ok(settings)
+    }
+
+    fn read_keys(
+        filled: &impl Fn(&str) -> Result<Option<String>, ConfigError>,
+    ) -> Result<Option<KeySource>, ConfigError> {
+        let (oidc, url) = (filled("KEYWARD_OIDC_ISSUER")?, filled("KEYWARD_JWKS_URL")?);
+        match (oidc, url, filled("KEYWARD_JWKS_FILE")?) {
+            (None, None, None) => Ok(None),
+            (Some(issuer), None, None) => {
+                let own = filled("KEYWARD_OIDC_AUDIENCE")?;
+                let audience = own.map_or_else(|| filled("JWT_AUDIENCE"), |audience| Ok(Some(audience)))?;
+                let audience = audience.ok_or_else(|| {
+                    ConfigError::new("KEYWARD_OIDC_ISSUER needs KEYWARD_OIDC_AUDIENCE or JWT_AUDIENCE")
+                })?;
+                Ok(Some(KeySource::Oidc { issuer, audience }))
+            }
+            (None, Some(url), None) => Ok(Some(KeySource::Url(url))),
+            (None, None, Some(path)) => Ok(Some(KeySource::File(path.into()))),
+            _ => Err(ConfigError::new(
+                "set only one of KEYWARD_OIDC_ISSUER, KEYWARD_JWKS_URL and KEYWARD_JWKS_FILE",
+            )),
+        }
+    }
+
+    /// Half a setting would look like protection and be none.
+    fn check(&self, lifetime_is_set: bool) -> Result<(), ConfigError> {
+        let has_oidc = matches!(self.keys, Some(KeySource::Oidc { .. }));
+        let named = self.issuer.is_some() && self.audience.is_some();
+        let needs_names = self.secret.is_some()
+            || self.dev_login
+            || matches!(self.keys, Some(KeySource::Url(_) | KeySource::File(_)));
+        if self.dev_login && self.secret.is_none() {
+            return Err(ConfigError::new(
+                "ENABLE_LOGIN needs JWT_SECRET to sign with; set it, such as to the output of `openssl rand -base64 48`",
+            ));
+        }
+        if needs_names && !named {
+            return Err(ConfigError::new("JSON Web Tokens need JWT_ISSUER and JWT_AUDIENCE; set both"));
+        }
+        let mentioned = self.issuer.is_some() || self.audience.is_some() || lifetime_is_set;
+        if mentioned && self.secret.is_none() && self.keys.is_none() && !has_oidc {
+            return Err(ConfigError::new(
+                "JWT_ISSUER, JWT_AUDIENCE and JWT_TTL_MINUTES need keys: set JWT_SECRET, KEYWARD_OIDC_ISSUER, \
+                 KEYWARD_JWKS_URL or KEYWARD_JWKS_FILE",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn parse_number(name: &str, value: Option<String>, default: u32) -> Result<Duration, ConfigError> {
+    let Some(value) = value else { return Ok(Duration::from_secs(default.into())) };
+    let number: Option<u32> = value.trim().parse().ok().filter(|number| *number > 0);
+    let number =
+        number.ok_or_else(|| ConfigError::new(format!("{name} must be a whole number above zero")))?;
+    Ok(Duration::from_secs(number.into()))
 }
 
 /// For a variable that looks like one of ours and is none, the one that was probably meant.
@@ -165,9 +291,20 @@ mod tests {
             ("KEYWARD_CLIENT_IP_HEADER", "Host"),
             ("KEYWARD_DEBUG_OWNERSHIP", "yes"),
             ("KEYWARD_BOOTSTRAP", "public"),
+            ("JWT_SECRET", "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N"),
+            ("JWT_ISSUER", "https://login.example"),
+            ("JWT_TTL_MINUTES", "5"),
+            ("JWT_TTL_MINUTES", "soon"),
+            ("ENABLE_LOGIN", "true"),
+            ("ENABLE_LOGIN", "maybe"),
+            ("KEYWARD_OIDC_ISSUER", "https://login.example"),
+            ("KEYWARD_JWKS_URL", "https://login.example/keys"),
+            ("KEYWARD_JWKS_FILE", "keys.json"),
+            ("KEYWARD_JWT_LEEWAY_SECONDS", "-1"),
+            ("KEYWARD_JWKS_COOLDOWN_SECONDS", "0"),
         ] {
             let error = read(&[(name, value)]).unwrap_err();
-            assert!(error.contains(name), "{name}={value}: {error}");
+            assert!(error.contains(name) || error.contains("JWT_ISSUER"), "{name}={value}: {error}");
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     auth::Revocations,
     error::ConfigError,
     event::{Alert, Audit, Event},
+    principal::RoleDirectory,
     time::{Clock, SystemClock},
 };
 
@@ -91,6 +92,7 @@ struct Settings {
     fetch: Option<Arc<dyn HttpFetch>>,
     users: UserIds,
     confirmation: Option<Arc<dyn ConfirmationVerifier>>,
+    directory: Option<Arc<dyn RoleDirectory>>,
     max_token_bytes: usize,
     cache_bytes: usize,
     revocations: Option<Arc<dyn Revocations>>,
@@ -118,6 +120,7 @@ impl JwtBuilder {
             fetch: None,
             users: UserIds::Subject,
             confirmation: None,
+            directory: None,
             max_token_bytes: 8 * 1024,
             cache_bytes: 32 << 20,
             revocations: None,
@@ -270,6 +273,11 @@ impl<I, A> JwtBuilder<I, A> {
         self.change(|settings| settings.rules.roles = Some(path.into()))
     }
 
+    /// Which roles users have beside those that their tokens name; none by default. Asked once for each token.
+    pub fn with_roles(self, directory: impl RoleDirectory) -> Self {
+        self.change(|settings| settings.directory = Some(Arc::new(directory)))
+    }
+
     /// Which algorithm RSA keys of a key set have that do not say so themselves; `RS256` by default. It is
     /// never taken from a token.
     pub fn with_rsa_algorithm(self, algorithm: Algorithm) -> Self {
@@ -369,6 +377,7 @@ impl JwtBuilder<Said, Said> {
             users: self.settings.users,
             foreign: Vec::new(),
             confirmation: self.settings.confirmation,
+            directory: self.settings.directory,
         };
         check_users(std::slice::from_ref(&trust))?;
         let revocations = OnceLock::new();

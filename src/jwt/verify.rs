@@ -20,7 +20,7 @@ use crate::{
     error::{AuthError, AuthErrorKind, Refusal},
     event::Audit,
     id::UserId,
-    principal::{AuthMethod, Credential, JwtClaims, Principal},
+    principal::{AuthMethod, Credential, JwtClaims, Principal, RoleDirectory},
     secret::TokenDigest,
     time::{Clock, UnixTime},
 };
@@ -76,7 +76,7 @@ pub trait ConfirmationVerifier: fmt::Debug + Send + Sync + 'static {
 }
 
 /// One issuer: what its tokens must say, and the keys that make them genuine.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Trust {
     pub(super) rules: Rules,
     pub(super) fixed: Option<KeySet>,
@@ -85,6 +85,17 @@ pub(super) struct Trust {
     /// Beginnings of user ids that belong to other issuers.
     pub(super) foreign: Vec<Box<str>>,
     pub(super) confirmation: Option<Arc<dyn ConfirmationVerifier>>,
+    /// Roles that users have beside those of their tokens.
+    pub(super) directory: Option<Arc<dyn RoleDirectory>>,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust")
+            .field("rules", &self.rules)
+            .field("users", &self.users)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What all clones of an authenticator share.
@@ -270,7 +281,12 @@ impl Verifier {
         user: UserId,
         generation: u64,
     ) -> Result<Arc<Credential>, AuthError> {
-        let Accepted { jwt, valid_from, scopes, roles } = genuine.accepted;
+        let Accepted { jwt, valid_from, scopes, mut roles } = genuine.accepted;
+        let directory = self.trusts.get(genuine.trust).and_then(|trust| trust.directory.as_ref());
+        if let Some(directory) = directory {
+            let all = roles.union(&directory.roles_of(&user));
+            roles = all.ok_or_else(|| AuthError::invalid(Refusal::Claim))?;
+        }
         let builder = Principal::builder(AuthMethod::Jwt, user).scopes(scopes).roles(roles);
         let builder = builder.audit(self.audit.clone());
         let credential = Arc::new(builder.into_jwt_credential(valid_from, jwt));
