@@ -1,4 +1,4 @@
-//! API-key authentication, ownership guards and the whole life of a key, as [tower] layers.
+//! API-key and JWT authentication, ownership guards and the whole life of a key, as [tower] layers.
 //!
 //! A layer checks the key of each request, puts the owning user into the request's extensions, and guards
 //! what belongs to whom. Behind it stand a pluggable [`TokenStore`](store::TokenStore) and a
@@ -88,8 +88,11 @@
 //! | `api` | the key routes, mountable in an axum router |
 //! | `sqlite` | the embedded store on the system's SQLite, 3.51.3 or newer |
 //! | `sqlite-bundled` | the embedded store with SQLite compiled in |
-//! | `testing` | a settable clock, the store conformance suite, the isolation check |
-//! | `full` | all of them |
+//! | `jwt` | [`jwt`]: JSON Web Tokens, with the signatures of AWS-LC |
+//! | `jwt-rust-crypto` | the same without C code; with both on, AWS-LC is used |
+//! | `jwks` | keys of an issuer by URL and by OpenID Connect Discovery, with an HTTPS client |
+//! | `testing` | a settable clock, the store conformance suite, the isolation check, a fake issuer |
+//! | `full` | all of them but `jwt-rust-crypto` |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

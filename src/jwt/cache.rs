@@ -121,7 +121,7 @@ impl VerifiedTokens {
     pub(super) fn find<R>(&self, token: &[u8], judge: impl FnOnce(&Entry) -> Option<R>) -> Option<R> {
         let hash = self.hash(token);
         let shard = self.shard(hash)?.try_read().ok()?;
-        let slot = shard.index.find(hash, |slot| shard.is_at(*slot, token))?;
+        let slot = shard.index.find(hash, |slot| shard.is_at(*slot, hash, token))?;
         let entry = shard.entries.get(*slot as usize)?;
         if !entry.used.load(Ordering::Relaxed) {
             entry.used.store(true, Ordering::Relaxed);
@@ -146,8 +146,10 @@ impl VerifiedTokens {
 
 impl Shard {
     #[inline]
-    fn is_at(&self, slot: u32, token: &[u8]) -> bool {
-        self.entries.get(slot as usize).is_some_and(|entry| **entry.token == *token)
+    fn is_at(&self, slot: u32, hash: u64, token: &[u8]) -> bool {
+        let entry = self.entries.get(slot as usize);
+        // The whole hash first: what differs in its signature is never compared with what is secret.
+        entry.is_some_and(|entry| entry.hash == hash && **entry.token == *token)
     }
 
     fn push(&mut self, entry: Entry) {
@@ -159,7 +161,7 @@ impl Shard {
     }
 
     fn remove(&mut self, hash: u64, token: &[u8]) {
-        let found = self.index.find(hash, |slot| self.is_at(*slot, token)).copied();
+        let found = self.index.find(hash, |slot| self.is_at(*slot, hash, token)).copied();
         if let Some(slot) = found {
             self.remove_slot(slot);
         }
