@@ -8,11 +8,13 @@ use crate::{error::AuthError, event::Audit, principal::Principal, secret::withou
 
 mod api_key;
 mod credential;
+mod revocations;
 mod static_token;
 
 pub use api_key::ApiKeyAuth;
 use credential::shares_text;
 pub use credential::{CredentialReader, Presented, Word};
+pub use revocations::{JwtSubject, RevocationRefresh, Revocations, Subject};
 pub use static_token::StaticAuth;
 
 /// What an authenticator sees of a request: everything but the body.
@@ -129,6 +131,15 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     fn audit(&self) -> Audit {
         Audit::default()
     }
+
+    /// What this authenticator knows of withdrawn credentials, for others beside it; nothing by default.
+    fn revocations(&self) -> Option<Arc<dyn Revocations>> {
+        None
+    }
+
+    /// Takes over what another authenticator in the same [`AnyOf`] knows of withdrawn credentials. Ignored
+    /// by default, and by one that was told itself whom to ask.
+    fn adopt_revocations(&self, _: &Arc<dyn Revocations>) {}
 }
 
 impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
@@ -142,6 +153,14 @@ impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
 
     fn audit(&self) -> Audit {
         (**self).audit()
+    }
+
+    fn revocations(&self) -> Option<Arc<dyn Revocations>> {
+        (**self).revocations()
+    }
+
+    fn adopt_revocations(&self, revocations: &Arc<dyn Revocations>) {
+        (**self).adopt_revocations(revocations);
     }
 }
 
@@ -189,10 +208,15 @@ impl fmt::Debug for Verdict {
 pub struct AnyOf(Arc<[Box<dyn Authenticator>]>);
 
 impl AnyOf {
-    /// These authenticators, in this order.
+    /// These authenticators, in this order. What the first that can tell knows of withdrawn credentials is
+    /// offered to all: so a JWT authenticator beside [`ApiKeyAuth`] asks the same store without being told.
     #[must_use]
     pub fn new(authenticators: impl IntoIterator<Item = Box<dyn Authenticator>>) -> Self {
-        Self(authenticators.into_iter().collect())
+        let any = Self(authenticators.into_iter().collect());
+        if let Some(revocations) = any.revocations() {
+            any.adopt_revocations(&revocations);
+        }
+        any
     }
 }
 
@@ -219,5 +243,13 @@ impl Authenticator for AnyOf {
 
     fn audit(&self) -> Audit {
         self.0.first().map_or_else(Audit::default, |first| first.audit())
+    }
+
+    fn revocations(&self) -> Option<Arc<dyn Revocations>> {
+        self.0.iter().find_map(|authenticator| authenticator.revocations())
+    }
+
+    fn adopt_revocations(&self, revocations: &Arc<dyn Revocations>) {
+        self.0.iter().for_each(|authenticator| authenticator.adopt_revocations(revocations));
     }
 }
