@@ -78,7 +78,7 @@ async fn a_full_disk_loses_nothing_and_recovers() {
                 .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get::<_, i64>(0))?)
         })
     };
-    limit(30).await.unwrap();
+    limit(40).await.unwrap();
     let mut stored = 0;
     let full = loop {
         match store.insert(&record(stored), None).await {
