@@ -71,6 +71,18 @@ pub enum EventKind {
     TokenRevoked,
     /// All tokens of a user were revoked; how many had not been before.
     TokensRevoked(u64),
+    /// All credentials of a user are refused until they are restored.
+    UserSuspended,
+    /// A user's credentials work again.
+    UserRestored,
+    /// A user is gone; how many tokens had not been revoked before.
+    UserOffboarded(u64),
+    /// A user's state was read.
+    UserRead,
+    /// One JWT was revoked.
+    JwtRevoked,
+    /// All JWTs that a user had were revoked.
+    JwtsRevoked,
     /// A management operation was asked for and refused; the event's reason begins with its name.
     OperationRefused(Refusal),
     /// A management operation could not be done because the store failed, or nobody knows whether it was;
@@ -122,6 +134,12 @@ impl EventKind {
             Self::TokenRotated => "token.rotated",
             Self::TokenRevoked => "token.revoked",
             Self::TokensRevoked(_) => "tokens.revoked",
+            Self::UserSuspended => "user.suspended",
+            Self::UserRestored => "user.restored",
+            Self::UserOffboarded(_) => "user.offboarded",
+            Self::UserRead => "user.read",
+            Self::JwtRevoked => "jwt.revoked",
+            Self::JwtsRevoked => "jwts.revoked",
             Self::OperationRefused(_) => "operation.refused",
             Self::OperationFailed => "operation.failed",
             Self::AccessGranted => "access.granted",
@@ -263,7 +281,7 @@ impl AuditSink for TracingSink {
                     request.id = event.request_id.as_deref().map(tracing::field::debug),
                     reason = event.reason.as_deref().map(tracing::field::debug),
                     count = match event.kind {
-                        EventKind::TokensRevoked(count) => Some(count),
+                        EventKind::TokensRevoked(count) | EventKind::UserOffboarded(count) => Some(count),
                         _ => None,
                     },
                     $message
@@ -273,7 +291,10 @@ impl AuditSink for TracingSink {
         match event.kind {
             EventKind::Alert(_) => write_line!(WARN, "security alert"),
             EventKind::OperationFailed => write_line!(WARN, "audit"),
-            EventKind::TokenRead | EventKind::TokensListed | EventKind::AccessGranted => {
+            EventKind::TokenRead
+            | EventKind::TokensListed
+            | EventKind::UserRead
+            | EventKind::AccessGranted => {
                 write_line!(DEBUG, "audit");
             }
             _ => write_line!(INFO, "audit"),

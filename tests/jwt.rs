@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::{Request, Response, header};
 use http_body_util::Full;
 use keyward::{
-    AuthLayer, Principal, TokenManager, UserId,
+    AdminProof, AuthLayer, Principal, TokenManager, UserId,
     auth::{AnyOf, ApiKeyAuth},
     event::Audit,
     jwt::{Algorithm, AnyAudience, AnyIssuer, JwtAuth, JwtIssuer, UserIds, VerifyingKey},
@@ -305,7 +305,7 @@ async fn two_issuers_are_two_worlds() {
 #[tokio::test]
 async fn keys_and_tokens_of_a_person_have_one_owner() {
     let clock = clock();
-    let tokens = TokenManager::new(MemoryStore::new());
+    let tokens = TokenManager::builder(MemoryStore::new()).with_clock(clock.clone()).build();
     let key = tokens.create(&UserId::new("alice").unwrap(), NewToken::named("laptop")).await.unwrap().key;
     let auth = || AnyOf::new([ApiKeyAuth::new(&tokens).into(), hs256(&clock).into()]);
     let token = sign(SECRET, HEADER, &claims().to_string());
@@ -464,4 +464,54 @@ async fn a_flood_of_unknown_keys_is_one_fetch_in_a_cool_down() {
         assert_eq!(ask(auth.clone(), &good).await.0, 200);
         assert!(provider.key_set_requests() <= 1 + round, "{}", provider.key_set_requests());
     }
+}
+
+/// What was withdrawn is refused from the next request on, also if it is known, and in whatever form.
+#[tokio::test]
+async fn what_is_withdrawn_stays_out() {
+    let clock = clock();
+    let store = TokenManager::builder(MemoryStore::new()).with_clock(clock.clone()).build();
+    let alice = UserId::new("alice").unwrap();
+    let operator = AdminProof::operator("test", "leaked").unwrap();
+    let auth = Arc::new(AnyOf::new([ApiKeyAuth::new(&store).into(), hs256(&clock).into()]));
+    let first = sign(SECRET, HEADER, &claims().to_string());
+    let second = sign(SECRET, HEADER, &with(json!({ "jti": "two" })));
+    let bob = sign(SECRET, HEADER, &with(json!({ "sub": "bob" })));
+    for token in [&first, &second, &bob] {
+        assert_eq!(ask(auth.clone(), token).await.0, 200);
+    }
+
+    let until = UnixTime::from_millis((NOW + 700) * 1000);
+    store.revoke_jwt(&operator, ISSUER, "one", until).await.unwrap();
+    assert_eq!(ask(auth.clone(), &first).await, (401, "revoked".to_owned()));
+    let again = sign(SECRET, r#"{"typ":"JWT","alg":"HS256"}"#, &claims().to_string());
+    assert_eq!(
+        ask(auth.clone(), &again).await,
+        (401, "revoked".to_owned()),
+        "X33: the id counts, not the text"
+    );
+    assert_eq!(ask(auth.clone(), &bob).await, (401, "revoked".to_owned()), "the same id of the same issuer");
+    assert_eq!(ask(auth.clone(), &second).await.0, 200);
+
+    store.revoke_jwts_of(&operator, &alice).await.unwrap();
+    assert_eq!(ask(auth.clone(), &second).await, (401, "revoked".to_owned()));
+    clock.advance(Duration::from_secs(2));
+    let later = json!({ "iat": NOW + 2, "jti": "three" });
+    let third = sign(SECRET, HEADER, &with(later));
+    assert_eq!(ask(auth.clone(), &third).await.0, 200, "issued since");
+    let undated = sign(SECRET, HEADER, &with(json!({ "iat": null, "jti": null })));
+    assert_eq!(ask(auth.clone(), &undated).await, (401, "revoked".to_owned()));
+
+    let key = store.create(&alice, NewToken::named("laptop")).await.unwrap().key;
+    assert_eq!(ask(auth.clone(), key.expose()).await.0, 200);
+    store.offboard(&operator, &alice).await.unwrap();
+    assert_eq!(ask(auth.clone(), &third).await, (401, "user_inactive".to_owned()));
+    assert_eq!(ask(auth.clone(), key.expose()).await.0, 401);
+    store.restore(&operator, &alice).await.unwrap();
+    assert_eq!(
+        ask(auth.clone(), &third).await,
+        (401, "revoked".to_owned()),
+        "earlier tokens do not come back"
+    );
+    assert_eq!(ask(auth, key.expose()).await.0, 401);
 }

@@ -81,6 +81,9 @@ impl From<TokenError> for ApiError {
             TokenError::LimitReached => {
                 Self::new(StatusCode::CONFLICT, "There are as many active keys as allowed; revoke one first.")
             }
+            TokenError::OwnerInactive => {
+                Self::new(StatusCode::FORBIDDEN, "The user is suspended or gone, and gets no new keys.")
+            }
             TokenError::Store(_) => AuthError::from(AuthErrorKind::Unavailable).into(),
         }
     }

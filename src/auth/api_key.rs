@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use http::Method;
 
 use crate::{
-    auth::{Authenticator, RequestHead, Verdict},
+    auth::{Authenticator, RequestHead, Revocations, Verdict},
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Alert, Audit, Event},
     principal::{Credential, Principal},
@@ -74,6 +74,10 @@ impl Authenticator for ApiKeyAuth {
 
     fn audit(&self) -> Audit {
         self.lookup.inner().audit.clone()
+    }
+
+    fn revocations(&self) -> Option<Arc<dyn Revocations>> {
+        Some(Arc::new(self.lookup.clone()))
     }
 }
 

@@ -132,13 +132,14 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
         Audit::default()
     }
 
-    /// Who knows which tokens and users were withdrawn, if this authenticator has a store that does.
+    /// What this authenticator knows of withdrawn credentials, for others beside it; nothing by default.
     fn revocations(&self) -> Option<Arc<dyn Revocations>> {
         None
     }
 
-    /// Takes over what a neighbour in an [`AnyOf`] knows, unless it was told whom to ask.
-    fn adopt_revocations(&self, _revocations: &Arc<dyn Revocations>) {}
+    /// Takes over what another authenticator in the same [`AnyOf`] knows of withdrawn credentials. Ignored
+    /// by default, and by one that was told itself whom to ask.
+    fn adopt_revocations(&self, _: &Arc<dyn Revocations>) {}
 }
 
 impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
@@ -207,10 +208,15 @@ impl fmt::Debug for Verdict {
 pub struct AnyOf(Arc<[Box<dyn Authenticator>]>);
 
 impl AnyOf {
-    /// These authenticators, in this order.
+    /// These authenticators, in this order. What the first that can tell knows of withdrawn credentials is
+    /// offered to all: so a JWT authenticator beside [`ApiKeyAuth`] asks the same store without being told.
     #[must_use]
     pub fn new(authenticators: impl IntoIterator<Item = Box<dyn Authenticator>>) -> Self {
-        Self(authenticators.into_iter().collect())
+        let any = Self(authenticators.into_iter().collect());
+        if let Some(revocations) = any.revocations() {
+            any.adopt_revocations(&revocations);
+        }
+        any
     }
 }
 
@@ -237,5 +243,13 @@ impl Authenticator for AnyOf {
 
     fn audit(&self) -> Audit {
         self.0.first().map_or_else(Audit::default, |first| first.audit())
+    }
+
+    fn revocations(&self) -> Option<Arc<dyn Revocations>> {
+        self.0.iter().find_map(|authenticator| authenticator.revocations())
+    }
+
+    fn adopt_revocations(&self, revocations: &Arc<dyn Revocations>) {
+        self.0.iter().for_each(|authenticator| authenticator.adopt_revocations(revocations));
     }
 }

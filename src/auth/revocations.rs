@@ -1,14 +1,18 @@
-//! Withdrawing credentials that are not stored tokens.
+//! Withdrawing what is not stored: JWTs, and all credentials of a user.
 
-use std::{fmt, pin::Pin};
+use std::{fmt, future::Future, pin::Pin};
 
 use crate::{
-    error::{AuthError, Refusal},
+    error::{AuthError, AuthErrorKind, Refusal},
     id::UserId,
+    store::TokenLookup,
     time::UnixTime,
 };
 
 /// What an authenticator of credentials that are not stored tokens asks: was this one withdrawn?
+///
+/// A [`TokenLookup`] answers from what its store denies. Ask in this order: `generation`, `refresh` if there
+/// was none, `check`; a verdict that is kept is good for as long as `generation` stays what it was before.
 pub trait Revocations: fmt::Debug + Send + Sync + 'static {
     /// A number that changes whenever an answer may have changed; `None` when [`refresh`](Self::refresh)
     /// must be awaited first.
@@ -17,56 +21,91 @@ pub trait Revocations: fmt::Debug + Send + Sync + 'static {
     /// Judges from memory.
     ///
     /// # Errors
-    /// Why it was withdrawn.
+    /// [`Refusal::UserInactive`] or [`Refusal::Revoked`].
     fn check(&self, subject: &Subject<'_>) -> Result<(), Refusal>;
 
-    /// Brings the answers up to date. Fails only if there never were any.
+    /// Brings the answers up to date. It fails only if there never were any: otherwise the last ones are
+    /// used while the store is down.
     fn refresh(&self) -> RevocationRefresh;
 }
 
-/// Answers that are on their way.
+/// The way to up-to-date answers.
 pub type RevocationRefresh = Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send>>;
 
-/// A credential that may have been withdrawn.
+/// Whose credential is judged, and which one.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Subject<'a> {
-    /// Its user.
+    /// Whose it is.
     pub user: &'a UserId,
-    /// What it says, if it is a JWT.
+    /// The JWT, if it is one.
     pub jwt: Option<JwtSubject<'a>>,
 }
 
 impl<'a> Subject<'a> {
-    /// A credential of `user` that is no JWT.
+    /// A credential of `user`.
     #[must_use]
-    pub const fn new(user: &'a UserId) -> Self {
-        Self { user, jwt: None }
-    }
-
-    /// A JWT of `user`.
-    #[must_use]
-    pub const fn jwt(user: &'a UserId, jwt: JwtSubject<'a>) -> Self {
-        Self { user, jwt: Some(jwt) }
+    pub const fn new(user: &'a UserId, jwt: Option<JwtSubject<'a>>) -> Self {
+        Self { user, jwt }
     }
 }
 
-/// What a JWT can be withdrawn by.
+/// What names a JWT.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct JwtSubject<'a> {
-    /// Its issuer.
+    /// The claim `iss`.
     pub issuer: &'a str,
-    /// Its own id, if it has one.
+    /// The claim `jti`. A JWT without it can only be withdrawn with all others of its user.
     pub jwt_id: Option<&'a str>,
-    /// When it was issued, if it says so.
+    /// The claim `iat`.
     pub issued_at: Option<UnixTime>,
 }
 
 impl<'a> JwtSubject<'a> {
-    /// A JWT of this issuer.
+    /// The JWT with these claims.
     #[must_use]
-    pub const fn new(issuer: &'a str) -> Self {
-        Self { issuer, jwt_id: None, issued_at: None }
+    pub const fn new(issuer: &'a str, jwt_id: Option<&'a str>, issued_at: Option<UnixTime>) -> Self {
+        Self { issuer, jwt_id, issued_at }
     }
+}
+
+impl Revocations for TokenLookup {
+    fn generation(&self, now: UnixTime) -> Option<u64> {
+        self.inner().denied.generation(now)
+    }
+
+    fn check(&self, subject: &Subject<'_>) -> Result<(), Refusal> {
+        let known = self.inner().denied.read();
+        let state = known.user(subject.user);
+        if state.is_some_and(|state| !state.is_active()) {
+            return Err(Refusal::UserInactive);
+        }
+        let Some(jwt) = subject.jwt else { return Ok(()) };
+        let not_before = state.and_then(|state| state.jwts_not_before);
+        if not_before.is_some_and(|not_before| !issued_after(jwt.issued_at, not_before)) {
+            return Err(Refusal::Revoked);
+        }
+        match jwt.jwt_id {
+            Some(jwt_id) if known.revokes(jwt.issuer, jwt_id) => Err(Refusal::Revoked),
+            _ => Ok(()),
+        }
+    }
+
+    fn refresh(&self) -> RevocationRefresh {
+        let lookup = self.clone();
+        Box::pin(async move {
+            lookup
+                .inner()
+                .know_denials()
+                .await
+                .map_err(|_| AuthError::because(AuthErrorKind::Unavailable, Refusal::StoreUnavailable))
+        })
+    }
+}
+
+/// In whole seconds, as JWTs count: one of the same second may be from before.
+fn issued_after(issued_at: Option<UnixTime>, not_before: UnixTime) -> bool {
+    let second = |time: UnixTime| time.as_millis().div_euclid(1000);
+    issued_at.is_some_and(|issued_at| second(issued_at) > second(not_before))
 }

@@ -40,6 +40,7 @@ mod pem;
 mod provider;
 mod remote;
 mod secret;
+mod several;
 mod sign;
 mod verify;
 
@@ -139,7 +140,7 @@ impl JwtAuth {
     /// When two of them have the same issuer, or both would give users the bare subject as their id.
     pub fn any_of(issuers: impl IntoIterator<Item = Self>) -> Result<Self, ConfigError> {
         let verifiers: Vec<_> = issuers.into_iter().map(|auth| auth.verifier).collect();
-        builder::join(&verifiers).map(Self::from_verifier)
+        several::join(&verifiers).map(Self::from_verifier)
     }
 
     fn from_verifier(verifier: Verifier) -> Self {

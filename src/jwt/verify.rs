@@ -321,9 +321,8 @@ impl Verifier {
 
 fn is_withdrawn(revocations: &dyn Revocations, credential: &Credential) -> Result<(), AuthError> {
     let Some(jwt) = credential.jwt() else { return Ok(()) };
-    let mut of = JwtSubject::new(jwt.issuer());
-    (of.jwt_id, of.issued_at) = (jwt.jwt_id(), jwt.issued_at());
-    let subject = Subject::jwt(&credential.user, of);
+    let of = JwtSubject::new(jwt.issuer(), jwt.jwt_id(), jwt.issued_at());
+    let subject = Subject::new(&credential.user, Some(of));
     revocations
         .check(&subject)
         .map_err(|reason| AuthError::invalid(reason).about(None, Some(&credential.user)))

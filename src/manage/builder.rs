@@ -16,6 +16,7 @@ use crate::{
     store::{
         TokenLookup, TokenStore,
         cache::TokenCache,
+        denied::Denied,
         lookup::{Inner, UsageQueue},
     },
     time::{Clock, SystemClock},
@@ -148,6 +149,7 @@ impl TokenManagerBuilder {
             clock: self.clock,
             roles: self.roles,
             staleness: self.staleness,
+            denied: Denied::default(),
             usage: UsageQueue::default(),
             store_down: AtomicBool::new(false),
         });

@@ -19,6 +19,7 @@ mod operations;
 mod report;
 mod request;
 mod rights;
+mod users;
 
 pub use builder::TokenManagerBuilder;
 use report::{Report, failure};
@@ -317,6 +318,8 @@ impl TokenManager {
                 }
                 // A failure has raised its alert, and the uses wait for the next time.
                 let _ = self.within(self.ask(inner.write_usage())).await;
+                // What would go out of date before the next time is loaded now.
+                let _ = inner.know_denials_at(self.lookup.now().saturating_add(USAGE_INTERVAL)).await;
             }
         };
         tokio::select! {
@@ -327,16 +330,21 @@ impl TokenManager {
         let _ = self.within(self.ask(inner.write_usage())).await;
     }
 
-    /// Makes the cache forget what others changed. Never returns.
+    /// Makes the cache forget what others changed, and loads again what is denied. Never returns.
     async fn follow_changes(&self) {
         let mut cursor = None;
         loop {
             match self.inner().store.changes(cursor).await {
                 Ok(changes) => {
-                    cursor = Some(changes.cursor);
+                    let first = cursor.replace(changes.cursor).is_none();
                     match changes.digests {
                         Some(digests) => digests.iter().for_each(|digest| self.inner().invalidate(digest)),
                         None => self.inner().invalidate_all(),
+                    }
+                    if changes.denials || first {
+                        self.inner().denied.outdate();
+                        // A failure has raised its alert, and it is tried again when it is needed.
+                        let _ = self.inner().reload_denials().await;
                     }
                 }
                 Err(error) => {
@@ -361,6 +369,7 @@ impl TokenManager {
         self.inner().watch(answer.await).map_err(|error| match error.kind() {
             StoreErrorKind::Conflict => TokenError::Conflict,
             StoreErrorKind::LimitReached => TokenError::LimitReached,
+            StoreErrorKind::OwnerInactive => TokenError::OwnerInactive,
             _ => TokenError::Store(error),
         })
     }

@@ -380,12 +380,12 @@ impl TokenManager {
 }
 
 /// Makes the cache forget what a change is about, when it is done as well as when it fails or is given up.
-struct Forget<'a> {
-    inner: &'a Inner,
-    what: What<'a>,
+pub(super) struct Forget<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) what: What<'a>,
 }
 
-enum What<'a> {
+pub(super) enum What<'a> {
     Tokens([Option<TokenDigest>; 2]),
     Owner(&'a UserId),
 }

@@ -349,6 +349,9 @@ pub enum TokenError {
     /// The user has as many active tokens as allowed.
     #[error("the user has as many active tokens as allowed; revoke one first")]
     LimitReached,
+    /// The user whose token it would be is suspended or offboarded.
+    #[error("the user is suspended or gone, and gets no new tokens")]
+    OwnerInactive,
     /// The store failed; whether the operation was done is not known.
     #[error("the store failed: {0}")]
     Store(#[source] StoreError),
@@ -364,6 +367,7 @@ impl TokenError {
             Self::Invalid(_) => Some(Refusal::InvalidValue),
             Self::Conflict => Some(Refusal::Conflict),
             Self::LimitReached => Some(Refusal::LimitReached),
+            Self::OwnerInactive => Some(Refusal::UserInactive),
             Self::Store(_) => None,
         }
     }

@@ -169,7 +169,7 @@ impl TokenCache {
         picked
     }
 
-    /// Forgets all tokens of `owner`, and returns the credentials that were known.
+    /// Forgets all tokens of `owner`, refused ones too, and returns the credentials that were known.
     pub(crate) fn invalidate_owner(&self, owner: &UserId) -> Vec<Arc<Credential>> {
         let mut known = Vec::new();
         for shard in &self.shards {
@@ -180,6 +180,9 @@ impl TokenCache {
             let theirs = tables.live.slots.iter().filter(|credential| credential.user == *owner);
             let digests: Vec<_> = theirs.map(|credential| credential.digest).collect();
             known.extend(digests.iter().filter_map(|digest| tables.live.remove(digest)));
+            let refused = tables.dead.slots.iter().filter(|dead| dead.owner.as_ref() == Some(owner));
+            let digests: Vec<_> = refused.map(|dead| dead.digest).collect();
+            digests.iter().for_each(|digest| drop(tables.dead.remove(digest)));
         }
         known
     }

@@ -20,6 +20,7 @@ use crate::{
     store::{
         Owner, StoreError, StoreErrorKind, TokenStore, Usage,
         cache::{Cached, Dead, Entered, Found, TokenCache},
+        denied::Denied,
     },
     time::{Clock, UnixTime},
     token::{
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) roles: Option<Arc<dyn RoleDirectory>>,
     /// For how long a verdict may be used without asking the store.
     pub(crate) staleness: Duration,
+    pub(crate) denied: Denied,
     pub(crate) usage: UsageQueue,
     pub(crate) store_down: AtomicBool,
 }
@@ -164,7 +166,10 @@ impl Inner {
         let asked_at = self.clock.now();
         match self.watch(self.store.find(digest).await) {
             Err(_) => Found::Failed,
-            Ok(Some(record)) if record.digest == *digest => self.judge(&record, asked_at),
+            Ok(Some(record)) if record.digest == *digest => match self.know_denials().await {
+                Ok(()) => self.judge(&record, asked_at),
+                Err(_) => Found::Failed,
+            },
             Ok(Some(record)) => {
                 let event = Event::alert(Alert::ForeignRecord).owned_by(&record.owner).token(record.id);
                 self.audit.emit(event.because("the store returned a record of another digest"));
@@ -186,6 +191,10 @@ impl Inner {
                 return Found::Dead(Arc::new(Dead { fresh_until, ..dead }));
             }
         };
+        if !self.denied.read().is_active(&record.owner) {
+            let reason = Refusal::UserInactive;
+            return Found::Dead(Arc::new(self.dead(record.digest, reason, Some(record), now)));
+        }
         Found::Live(Arc::new(Credential {
             digest: record.digest,
             user: record.owner.clone(),

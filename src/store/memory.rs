@@ -10,7 +10,10 @@ use async_trait::async_trait;
 use crate::{
     id::{TokenId, UserId},
     secret::TokenDigest,
-    store::{Change, Owner, Page, Rotation, StoreError, StoreErrorKind, TokenStore, Usage},
+    store::{
+        Change, Denials, JwtId, JwtRevocation, Owner, Page, Rotation, StoreError, StoreErrorKind, TokenStore,
+        Usage, UserState, UserStatus,
+    },
     time::UnixTime,
     token::TokenRecord,
 };
@@ -32,6 +35,8 @@ pub struct MemoryStore {
 struct Tokens {
     by_id: BTreeMap<TokenId, TokenRecord>,
     ids: HashMap<TokenDigest, TokenId>,
+    users: HashMap<UserId, UserState>,
+    jwts: HashMap<JwtId, UnixTime>,
 }
 
 impl MemoryStore {
@@ -60,6 +65,29 @@ impl Tokens {
         Ok(())
     }
 
+    fn require_active(&self, owner: &UserId) -> Result<(), StoreError> {
+        match self.users.get(owner) {
+            Some(state) if !state.is_active() => Err(StoreErrorKind::OwnerInactive.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn put_state(&mut self, new: &UserState) {
+        let new = new.over(self.users.get(&new.user));
+        self.users.insert(new.user.clone(), new);
+    }
+
+    fn revoke_all(&mut self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        let own =
+            self.by_id.values_mut().filter(|record| record.owner == *owner && record.revoked_at.is_none());
+        let mut revoked = Vec::new();
+        for record in own {
+            Change::revoke(at).apply(record)?;
+            revoked.push(record.digest);
+        }
+        Ok(revoked)
+    }
+
     fn get_mut(&mut self, owner: Owner<'_>, id: TokenId) -> Option<&mut TokenRecord> {
         self.by_id.get_mut(&id).filter(|record| owner.includes(&record.owner))
     }
@@ -73,6 +101,7 @@ impl Tokens {
 impl TokenStore for MemoryStore {
     async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError> {
         let mut tokens = self.write();
+        tokens.require_active(&record.owner)?;
         let now = record.created_at;
         let active =
             || tokens.of(Owner::User(&record.owner)).filter(|other| other.counts_as_active(now)).count();
@@ -124,21 +153,14 @@ impl TokenStore for MemoryStore {
         let Some(record) = tokens.get_mut(owner, id) else { return Ok(None) };
         let mut old = record.clone();
         rotation.apply(&mut old)?;
+        tokens.require_active(&old.owner)?;
         tokens.insert(&rotation.successor)?;
         tokens.by_id.insert(id, old.clone());
         Ok(Some(old))
     }
 
     async fn revoke_all(&self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
-        let mut tokens = self.write();
-        let own =
-            tokens.by_id.values_mut().filter(|record| record.owner == *owner && record.revoked_at.is_none());
-        let mut revoked = Vec::new();
-        for record in own {
-            Change::revoke(at).apply(record)?;
-            revoked.push(record.digest);
-        }
-        Ok(revoked)
+        self.write().revoke_all(owner, at)
     }
 
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
@@ -149,5 +171,39 @@ impl TokenStore for MemoryStore {
             }
         }
         Ok(())
+    }
+
+    async fn denials(&self, now: UnixTime) -> Result<Denials, StoreError> {
+        let tokens = self.read();
+        let living = tokens.jwts.iter().filter(|(_, until)| **until > now);
+        let jwts = living.map(|(id, until)| JwtRevocation::new(*id, *until)).collect();
+        Ok(Denials::new(tokens.users.values().cloned().collect(), jwts))
+    }
+
+    async fn revoke_jwt(&self, revocation: &JwtRevocation, now: UnixTime) -> Result<(), StoreError> {
+        let mut tokens = self.write();
+        tokens.jwts.retain(|_, until| *until > now);
+        let until = tokens.jwts.entry(revocation.id).or_insert(revocation.until);
+        *until = revocation.until.max(*until);
+        Ok(())
+    }
+
+    async fn revoke_jwts_of(&self, user: &UserId, at: UnixTime) -> Result<(), StoreError> {
+        let mut tokens = self.write();
+        let status = tokens.users.get(user).map_or(UserStatus::Active, |state| state.status);
+        tokens.put_state(&UserState::new(user.clone(), status).with_jwts_not_before(Some(at)));
+        Ok(())
+    }
+
+    async fn set_user_state(&self, state: &UserState) -> Result<(), StoreError> {
+        self.write().put_state(state);
+        Ok(())
+    }
+
+    async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        let mut tokens = self.write();
+        let gone = UserState::new(user.clone(), UserStatus::Offboarded).with_jwts_not_before(Some(at));
+        tokens.put_state(&gone);
+        tokens.revoke_all(user, at)
     }
 }

@@ -1,26 +1,31 @@
 //! Where tokens are kept: the [`TokenStore`] contract and the stores that keyward brings.
 
-use std::{error::Error as StdError, fmt, net::IpAddr, sync::Arc};
+use std::{fmt, sync::Arc};
 
 pub use async_trait::async_trait;
 
 use crate::{
     id::{TokenId, UserId},
-    net::IpList,
     principal::AdminProof,
-    scope::Grant,
     secret::TokenDigest,
     time::UnixTime,
-    token::{Metadata, TokenRecord},
+    token::TokenRecord,
 };
 
 pub(crate) mod cache;
+mod change;
+mod denial;
+pub(crate) mod denied;
+mod failure;
 pub(crate) mod lookup;
 mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod static_list;
 
+pub use change::{Change, Rotation, Usage};
+pub use denial::{Denials, JwtId, JwtRevocation, UserState, UserStatus};
+pub use failure::{StoreError, StoreErrorKind};
 pub use lookup::TokenLookup;
 pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
@@ -50,7 +55,8 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// [count as active](TokenRecord::counts_as_active) at the record's `created_at`.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Duplicate`] when the id or digest is taken, [`StoreErrorKind::LimitReached`].
+    /// [`StoreErrorKind::Duplicate`] when the id or digest is taken, [`StoreErrorKind::LimitReached`],
+    /// [`StoreErrorKind::OwnerInactive`] when the owner is suspended or offboarded.
     async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError>;
 
     /// The record with this digest, whatever its state. This is the look-up of each unknown key: make
@@ -82,7 +88,8 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreErrorKind::Conflict`] when the record is revoked, has a successor already, or has another
-    /// revision than the rotation expects; [`StoreErrorKind::Duplicate`] as for [`insert`](Self::insert).
+    /// revision than the rotation expects; [`StoreErrorKind::Duplicate`] and
+    /// [`StoreErrorKind::OwnerInactive`] as for [`insert`](Self::insert).
     async fn rotate(
         &self,
         owner: Owner<'_>,
@@ -96,6 +103,44 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// Adds what was counted in memory. Ids that are not stored are skipped.
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError>;
 
+    /// Who and which JWTs are denied: all users who are not active or have a time before which their JWTs
+    /// do not count, and all JWTs that are revoked beyond `now`. Others may be in it as well. It is read
+    /// as a whole every few seconds.
+    ///
+    /// A store that keeps this overrides this method and the four below; one that does not leaves all five
+    /// as they are.
+    async fn denials(&self, now: UnixTime) -> Result<Denials, StoreError> {
+        let _ = now;
+        Ok(Denials::default())
+    }
+
+    /// Revokes a JWT; of two ends the later one counts. May forget those that ended by `now`.
+    async fn revoke_jwt(&self, revocation: &JwtRevocation, now: UnixTime) -> Result<(), StoreError> {
+        let _ = (revocation, now);
+        Err(StoreErrorKind::ReadOnly.into())
+    }
+
+    /// Ends the JWTs of `user` that were issued by `at`, whatever the user's status, which stays. The
+    /// time never moves back.
+    async fn revoke_jwts_of(&self, user: &UserId, at: UnixTime) -> Result<(), StoreError> {
+        let _ = (user, at);
+        Err(StoreErrorKind::ReadOnly.into())
+    }
+
+    /// Sets a user's status. Of two times before which JWTs do not count the later one stays: it never
+    /// moves back and is never erased. See [`UserState::over`].
+    async fn set_user_state(&self, state: &UserState) -> Result<(), StoreError> {
+        let _ = state;
+        Err(StoreErrorKind::ReadOnly.into())
+    }
+
+    /// In one transaction: `user` is offboarded, their JWTs issued by `at` do not count, and every token
+    /// of theirs that is not revoked yet is. Returns the digests of those.
+    async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        let _ = (user, at);
+        Err(StoreErrorKind::ReadOnly.into())
+    }
+
     /// Whether the store answers and can be written.
     async fn health(&self) -> Result<(), StoreError> {
         Ok(())
@@ -106,7 +151,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// the cache's staleness bound alone limits how long another process's change goes unseen.
     async fn changes(&self, since: Option<ChangeCursor>) -> Result<Changes, StoreError> {
         match since {
-            None => Ok(Changes { cursor: ChangeCursor(0), digests: Some(Vec::new()) }),
+            None => Ok(Changes::of(ChangeCursor(0), Vec::new())),
             Some(_) => std::future::pending().await,
         }
     }
@@ -158,6 +203,26 @@ impl<T: TokenStore + ?Sized> TokenStore for Arc<T> {
 
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
         (**self).record_usage(batch).await
+    }
+
+    async fn denials(&self, now: UnixTime) -> Result<Denials, StoreError> {
+        (**self).denials(now).await
+    }
+
+    async fn revoke_jwt(&self, revocation: &JwtRevocation, now: UnixTime) -> Result<(), StoreError> {
+        (**self).revoke_jwt(revocation, now).await
+    }
+
+    async fn revoke_jwts_of(&self, user: &UserId, at: UnixTime) -> Result<(), StoreError> {
+        (**self).revoke_jwts_of(user, at).await
+    }
+
+    async fn set_user_state(&self, state: &UserState) -> Result<(), StoreError> {
+        (**self).set_user_state(state).await
+    }
+
+    async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        (**self).offboard(user, at).await
     }
 
     async fn health(&self) -> Result<(), StoreError> {
@@ -233,144 +298,6 @@ impl Page {
     }
 }
 
-/// What to change of a record; everything that is `None` stays.
-///
-/// ```
-/// use keyward::store::Change;
-///
-/// let mut rename = Change::default();
-/// rename.name = Some("laptop".into());
-/// ```
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Change {
-    /// The new name.
-    pub name: Option<Box<str>>,
-    /// The new scopes.
-    pub scopes: Option<Grant>,
-    /// The new address list; `Some(None)` lifts the limit.
-    pub allowed_ips: Option<Option<IpList>>,
-    /// The new metadata.
-    pub metadata: Option<Metadata>,
-    /// Since when it is switched off; `Some(None)` switches it on.
-    pub disabled_at: Option<Option<UnixTime>>,
-    /// Since when it is revoked. What is revoked already keeps its time.
-    pub revoked_at: Option<UnixTime>,
-    /// The revision that the record must still have.
-    pub if_revision: Option<u64>,
-}
-
-impl Change {
-    /// The change that revokes a token.
-    #[must_use]
-    pub fn revoke(at: UnixTime) -> Self {
-        Self { revoked_at: Some(at), ..Self::default() }
-    }
-
-    /// Changes `record` and counts its revision up. Stores that keep whole records call this.
-    ///
-    /// # Errors
-    /// [`StoreErrorKind::Conflict`] when the record has another revision than is expected; then nothing
-    /// was changed.
-    pub fn apply(&self, record: &mut TokenRecord) -> Result<(), StoreError> {
-        if self.if_revision.is_some_and(|revision| revision != record.revision) {
-            return Err(StoreErrorKind::Conflict.into());
-        }
-        let Self { name, scopes, allowed_ips, metadata, disabled_at, revoked_at, if_revision: _ } =
-            self.clone();
-        record.name = name.unwrap_or_else(|| std::mem::take(&mut record.name));
-        record.metadata = metadata.unwrap_or_else(|| std::mem::take(&mut record.metadata));
-        if let Some(scopes) = scopes {
-            record.scopes = scopes;
-        }
-        if let Some(allowed_ips) = allowed_ips {
-            record.allowed_ips = allowed_ips;
-        }
-        if let Some(disabled_at) = disabled_at {
-            record.disabled_at = disabled_at;
-        }
-        record.revoked_at = record.revoked_at.or(revoked_at);
-        record.revision += 1;
-        Ok(())
-    }
-}
-
-/// The exchange of one token for a new one.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Rotation {
-    /// The record of the new token, of the same owner.
-    pub successor: TokenRecord,
-    /// Until when the old one still works, unless it expires before.
-    pub old_expires_at: UnixTime,
-    /// The revision that the old record must still have.
-    pub if_revision: u64,
-}
-
-impl Rotation {
-    /// A rotation to `successor`, for the old record at `if_revision`.
-    #[must_use]
-    pub fn new(successor: TokenRecord, old_expires_at: UnixTime, if_revision: u64) -> Self {
-        Self { successor, old_expires_at, if_revision }
-    }
-
-    /// Marks the old record as replaced. Stores that keep whole records call this, and store the
-    /// successor in the same transaction.
-    ///
-    /// # Errors
-    /// [`StoreErrorKind::Conflict`] when the record is revoked, replaced already, has another revision or
-    /// another owner than the successor; then nothing was changed.
-    pub fn apply(&self, old: &mut TokenRecord) -> Result<(), StoreError> {
-        let dead = old.revoked_at.is_some() || old.successor.is_some();
-        if dead || old.revision != self.if_revision || old.owner != self.successor.owner {
-            return Err(StoreErrorKind::Conflict.into());
-        }
-        old.successor = Some(self.successor.id);
-        old.expires_at = Some(old.expires_at.map_or(self.old_expires_at, |at| at.min(self.old_expires_at)));
-        old.rolling = false;
-        old.revision += 1;
-        Ok(())
-    }
-}
-
-/// What was counted of one token's use since the last batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Usage {
-    /// The token.
-    pub id: TokenId,
-    /// How many requests to add.
-    pub count: u64,
-    /// When it was last used. Stored only if it is later than what is stored.
-    pub last_used: UnixTime,
-    /// From where, stored together with `last_used`; `None` leaves what is stored.
-    pub ip: Option<IpAddr>,
-    /// The expiry that this use renews the token to. Stored only if it is later, and only while the
-    /// token is rolling and not revoked.
-    pub renewed_to: Option<UnixTime>,
-}
-
-impl Usage {
-    /// `count` uses of the token `id`, the last of them at `last_used`.
-    #[must_use]
-    pub const fn new(id: TokenId, count: u64, last_used: UnixTime) -> Self {
-        Self { id, count, last_used, ip: None, renewed_to: None }
-    }
-
-    /// Adds this use to `record`. Stores that keep whole records call this.
-    pub fn apply(&self, record: &mut TokenRecord) {
-        record.request_count = record.request_count.saturating_add(self.count);
-        if record.last_used.is_none_or(|at| at < self.last_used) {
-            record.last_used = Some(self.last_used);
-            record.last_used_ip = self.ip.or(record.last_used_ip);
-        }
-        let renewable = record.rolling && record.revoked_at.is_none();
-        if let (Some(to), Some(at), true) = (self.renewed_to, record.expires_at, renewable) {
-            record.expires_at = Some(at.max(to));
-        }
-    }
-}
-
 /// A position in a store's sequence of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(clippy::exhaustive_structs, reason = "stores make it from their own counter")]
@@ -384,94 +311,26 @@ pub struct Changes {
     pub cursor: ChangeCursor,
     /// The digests of the tokens that changed; `None` if any may have.
     pub digests: Option<Vec<TokenDigest>>,
+    /// Whether what [`TokenStore::denials`] says may have changed.
+    pub denials: bool,
 }
 
 impl Changes {
     /// Tokens with these digests changed.
     #[must_use]
     pub fn of(cursor: ChangeCursor, digests: Vec<TokenDigest>) -> Self {
-        Self { cursor, digests: Some(digests) }
+        Self { cursor, digests: Some(digests), denials: false }
     }
 
-    /// Any token may have changed.
+    /// Anything may have changed.
     #[must_use]
     pub fn unknown(cursor: ChangeCursor) -> Self {
-        Self { cursor, digests: None }
-    }
-}
-
-/// A store could not do what it was asked.
-///
-/// ```
-/// use keyward::store::{StoreError, StoreErrorKind};
-///
-/// let error = StoreError::new(StoreErrorKind::Unavailable, "connection refused");
-/// assert_eq!(error.kind(), StoreErrorKind::Unavailable);
-/// assert_eq!(error.to_string(), "the store is not available: connection refused");
-/// ```
-#[derive(Clone, Debug)]
-pub struct StoreError {
-    kind: StoreErrorKind,
-    source: Option<Arc<dyn StdError + Send + Sync>>,
-}
-
-/// The ways in which a store fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreErrorKind {
-    /// It does not answer, cannot write, or is overloaded. It may be back soon.
-    #[error("the store is not available")]
-    Unavailable,
-    /// What it holds cannot be read. Restore a backup.
-    #[error("the store is corrupt")]
-    Corrupt,
-    /// It holds data of a later version, or is no keyward store at all.
-    #[error("the store is not one that this version can use")]
-    Incompatible,
-    /// The id or digest exists already.
-    #[error("the token exists already")]
-    Duplicate,
-    /// The user has as many active tokens as they may.
-    #[error("the user has as many active tokens as allowed")]
-    LimitReached,
-    /// The token was changed in the meantime, or is not in a state for this.
-    #[error("the token was changed in the meantime or cannot be changed any more")]
-    Conflict,
-    /// This store cannot be written at all.
-    #[error("the store is read-only")]
-    ReadOnly,
-}
-
-impl StoreError {
-    /// An error of this kind with its cause.
-    pub fn new(kind: StoreErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { kind, source: Some(Arc::from(source.into())) }
+        Self { cursor, digests: None, denials: true }
     }
 
-    /// What failed.
+    /// The same, and what is denied changed as well.
     #[must_use]
-    pub fn kind(&self) -> StoreErrorKind {
-        self.kind
-    }
-}
-
-impl From<StoreErrorKind> for StoreError {
-    fn from(kind: StoreErrorKind) -> Self {
-        Self { kind, source: None }
-    }
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            Some(source) => write!(f, "{}: {source}", self.kind),
-            None => self.kind.fmt(f),
-        }
-    }
-}
-
-impl StdError for StoreError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
+    pub fn with_denials(self) -> Self {
+        Self { denials: true, ..self }
     }
 }

@@ -17,7 +17,8 @@ use crate::{
     id::{TokenId, UserId},
     secret::TokenDigest,
     store::{
-        Change, ChangeCursor, Changes, Owner, Page, Rotation, StoreError, StoreErrorKind, TokenStore, Usage,
+        Change, ChangeCursor, Changes, Denials, JwtRevocation, Owner, Page, Rotation, StoreError,
+        StoreErrorKind, TokenStore, Usage, UserState,
     },
     time::UnixTime,
     token::TokenRecord,
@@ -31,6 +32,7 @@ mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod users;
 mod worker;
 
 /// How many bits of a cursor number the change; those above number the file.
@@ -227,6 +229,32 @@ impl TokenStore for SqliteStore {
         self.writer.call(move |connection| queries::record_usage(connection, &batch)).await
     }
 
+    async fn denials(&self, now: UnixTime) -> Result<Denials, StoreError> {
+        self.readers.call(move |connection| users::denials(connection, now)).await
+    }
+
+    async fn revoke_jwt(&self, revocation: &JwtRevocation, now: UnixTime) -> Result<(), StoreError> {
+        let revocation = *revocation;
+        self.writer.call_surely(move |connection| users::revoke_jwt(connection, &revocation, now)).await
+    }
+
+    async fn revoke_jwts_of(&self, user: &UserId, at: UnixTime) -> Result<(), StoreError> {
+        let user = user.clone();
+        self.writer.call_surely(move |connection| users::revoke_jwts_of(connection, &user, at)).await
+    }
+
+    async fn set_user_state(&self, state: &UserState) -> Result<(), StoreError> {
+        let state = state.clone();
+        let gives_back = state.is_active();
+        let work = move |connection: &mut _| users::set_state(connection, &state);
+        if gives_back { self.writer.call(work).await } else { self.writer.call_surely(work).await }
+    }
+
+    async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        let user = user.clone();
+        self.writer.call_surely(move |connection| users::offboard(connection, &user, at)).await
+    }
+
     async fn health(&self) -> Result<(), StoreError> {
         self.readers.call(|connection| queries::data_version(connection)).await?;
         self.writer.call(queries::probe).await
@@ -265,8 +293,8 @@ impl SqliteStore {
             let cursor = ChangeCursor((epoch << SEQUENCE_BITS) | tail.newest);
             let changes = match tail.digests.filter(|_| same_file) {
                 None => Some(Changes::unknown(cursor)),
-                Some(digests) if digests.is_empty() && since.is_some() => None,
-                Some(digests) => Some(Changes::of(cursor, digests)),
+                Some(digests) if digests.is_empty() && !tail.denials && since.is_some() => None,
+                Some(digests) => Some(Changes { denials: tail.denials, ..Changes::of(cursor, digests) }),
             };
             Ok((state, changes))
         };

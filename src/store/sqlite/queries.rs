@@ -7,6 +7,7 @@ use rusqlite::{
 use super::{
     failure::Failure,
     rows::{decode, decode_usage, encode_token, encode_usage, from_time, reseal, select},
+    users::{DENIALS_CHANGED, require_active},
 };
 use crate::{
     id::{TokenId, UserId},
@@ -78,6 +79,7 @@ pub(super) fn insert(
     limit: Option<u32>,
 ) -> Result<(), Failure> {
     write(connection, |transaction| {
+        require_active(transaction, &record.owner)?;
         if let Some(limit) = limit {
             let active: i64 = transaction
                 .prepare_cached(
@@ -116,6 +118,7 @@ pub(super) fn rotate(
     write(connection, |transaction| {
         let Some(mut old) = get(transaction, owner, id)? else { return Ok(None) };
         rotation.apply(&mut old)?;
+        require_active(transaction, &old.owner)?;
         insert_row(transaction, &rotation.successor)?;
         replace_row(transaction, &old)?;
         Ok(Some(old))
@@ -127,16 +130,22 @@ pub(super) fn revoke_all(
     owner: &UserId,
     at: UnixTime,
 ) -> Result<Vec<TokenDigest>, Failure> {
-    write(connection, |transaction| {
-        let sql = select!("WHERE t.user_id = ?1 AND t.revoked_at IS NULL ORDER BY t.id");
-        let mut revoked = Vec::new();
-        for mut record in readable(transaction, sql, [owner.as_str()])? {
-            Change::revoke(at).apply(&mut record)?;
-            replace_row(transaction, &record)?;
-            revoked.push(record.digest);
-        }
-        Ok(revoked)
-    })
+    write(connection, |transaction| revoke_rows(transaction, owner, at))
+}
+
+pub(super) fn revoke_rows(
+    transaction: &Transaction<'_>,
+    owner: &UserId,
+    at: UnixTime,
+) -> Result<Vec<TokenDigest>, Failure> {
+    let sql = select!("WHERE t.user_id = ?1 AND t.revoked_at IS NULL ORDER BY t.id");
+    let mut revoked = Vec::new();
+    for mut record in readable(transaction, sql, [owner.as_str()])? {
+        Change::revoke(at).apply(&mut record)?;
+        replace_row(transaction, &record)?;
+        revoked.push(record.digest);
+    }
+    Ok(revoked)
 }
 
 /// Not synced to the disk at once: of a power failure the file itself survives, and some counts do not.
@@ -171,6 +180,8 @@ pub(super) struct LogTail {
     pub(super) newest: u64,
     /// `None` if the log does not go back that far.
     pub(super) digests: Option<Vec<TokenDigest>>,
+    /// Whether what is denied changed, as far as the log goes back.
+    pub(super) denials: bool,
 }
 
 pub(super) fn log_after(connection: &Connection, since: Option<u64>) -> Result<LogTail, Failure> {
@@ -182,16 +193,20 @@ pub(super) fn log_after(connection: &Connection, since: Option<u64>) -> Result<L
         None => newest,
         Some(since) => i64::try_from(since).unwrap_or(i64::MAX),
     };
-    let mut digests = Vec::new();
+    let (mut digests, mut length, mut denials) = (Vec::new(), 0_i64, false);
     let mut statement = snapshot.prepare_cached("SELECT digest FROM changes WHERE seq > ?1 ORDER BY seq")?;
     for digest in statement.query_map([since], |row| row.get(0))? {
-        digests.push(TokenDigest::from_bytes(digest?));
+        length += 1;
+        match digest? {
+            DENIALS_CHANGED => denials = true,
+            digest => digests.push(TokenDigest::from_bytes(digest)),
+        }
     }
-    let complete = newest.checked_sub(since) == i64::try_from(digests.len()).ok();
-    Ok(LogTail { newest: newest.cast_unsigned(), digests: complete.then_some(digests) })
+    let complete = newest.checked_sub(since) == Some(length);
+    Ok(LogTail { newest: newest.cast_unsigned(), digests: complete.then_some(digests), denials })
 }
 
-fn write<T>(
+pub(super) fn write<T>(
     connection: &mut Connection,
     work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
@@ -268,9 +283,11 @@ fn replace_row(transaction: &Transaction<'_>, record: &TokenRecord) -> Result<()
 }
 
 fn log_change(transaction: &Transaction<'_>, record: &TokenRecord) -> Result<(), Failure> {
-    let newest = transaction
-        .prepare_cached("INSERT INTO changes (digest) VALUES (?1)")?
-        .insert([record.digest.as_bytes()])?;
+    log_digest(transaction, record.digest.as_bytes())
+}
+
+pub(super) fn log_digest(transaction: &Transaction<'_>, digest: &[u8; 32]) -> Result<(), Failure> {
+    let newest = transaction.prepare_cached("INSERT INTO changes (digest) VALUES (?1)")?.insert([digest])?;
     let sql = "DELETE FROM changes WHERE seq <= ?1";
     transaction.prepare_cached(sql)?.execute([newest.saturating_sub(LOG_LENGTH)])?;
     Ok(())

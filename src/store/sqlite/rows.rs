@@ -183,7 +183,7 @@ fn seal_of_usage(id: TokenId, values: [ValueRef<'_>; 3]) -> i64 {
     seal(name.into_iter().chain(values))
 }
 
-fn seal<'a>(values: impl IntoIterator<Item = ValueRef<'a>>) -> i64 {
+pub(super) fn seal<'a>(values: impl IntoIterator<Item = ValueRef<'a>>) -> i64 {
     let mut hash = Sha256::new();
     for value in values {
         match value {

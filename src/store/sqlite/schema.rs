@@ -9,7 +9,8 @@ use crate::store::StoreErrorKind;
 pub(super) const APPLICATION_ID: i32 = 0x6b77_7264;
 
 /// One script for each version; a version, once released, never changes.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE tokens (
         n INTEGER PRIMARY KEY,
         id BLOB NOT NULL,
@@ -53,7 +54,22 @@ const MIGRATIONS: [&str; 1] = ["
         beats INTEGER NOT NULL
     ) STRICT;
     INSERT INTO probe VALUES (1, 0);
-"];
+",
+    "
+    CREATE TABLE users (
+        user_id TEXT NOT NULL PRIMARY KEY,
+        status TEXT NOT NULL,
+        not_before INTEGER,
+        seal INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE revoked_jwts (
+        id BLOB NOT NULL PRIMARY KEY,
+        until INTEGER NOT NULL,
+        seal INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX revoked_jwts_until ON revoked_jwts (until);
+",
+];
 
 /// The version that this crate writes.
 pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;

@@ -78,7 +78,7 @@ async fn a_full_disk_loses_nothing_and_recovers() {
                 .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get::<_, i64>(0))?)
         })
     };
-    limit(30).await.unwrap();
+    limit(40).await.unwrap();
     let mut stored = 0;
     let full = loop {
         match store.insert(&record(stored), None).await {
@@ -218,4 +218,18 @@ async fn calls_beyond_the_queue_are_refused_at_once() {
     while store.insert(&record(1), None).await.is_err() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_gets_the_tables_of_users() {
+    let (_directory, path, store) = open().await;
+    store.insert(&record(1), None).await.unwrap();
+    drop(store);
+    let first = "DROP TABLE users; DROP TABLE revoked_jwts; PRAGMA user_version = 1";
+    Connection::open(&path).unwrap().execute_batch(first).unwrap();
+    let store = SqliteStore::open(&path).await.unwrap();
+    assert_eq!(store.offboard(&alice(), NOW).await.unwrap(), [record(1).digest]);
+    assert_eq!(store.denials(NOW).await.unwrap().users.len(), 1);
+    Connection::open(&path).unwrap().execute_batch("UPDATE users SET status = 'active'").unwrap();
+    assert_eq!(store.denials(NOW).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
 }

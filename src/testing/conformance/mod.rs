@@ -21,9 +21,14 @@
 
 use std::pin::Pin;
 
-use crate::{id::UserId, secret::TokenDigest, store::TokenStore};
+use crate::{
+    id::UserId,
+    secret::TokenDigest,
+    store::{StoreErrorKind, TokenStore, UserState, UserStatus},
+};
 
 pub mod changing;
+pub mod denying;
 mod harness;
 pub mod limits;
 pub mod listing;
@@ -36,7 +41,9 @@ pub mod rotating;
 pub mod storing;
 pub mod usage;
 
-/// Checks every promise, each on a fresh store from `make`, and goes on after a broken one.
+/// Checks every promise, each on a fresh store from `make`, and goes on after a broken one. Those of
+/// [`denying`] are left out for a store that keeps no users' states, which it says by answering
+/// [`StoreErrorKind::ReadOnly`](crate::store::StoreErrorKind::ReadOnly) when one is set.
 ///
 /// ```
 /// use keyward::{store::MemoryStore, testing::conformance};
@@ -64,7 +71,23 @@ where
         };
         report.add(name, harness::attempt(run).await);
     }
+    if keeps_states(&make().await).await {
+        for (name, promise) in DENYING_PROMISES {
+            let run = async { promise(&make().await).await };
+            report.add(name, harness::attempt(run).await);
+        }
+    }
     report.finish();
+}
+
+async fn keeps_states(store: &dyn TokenStore) -> bool {
+    let Ok(user) = UserId::new("alice") else { return true };
+    let set = harness::attempt(async {
+        let state = UserState::new(user, UserStatus::Suspended);
+        let refused = store.set_user_state(&state).await.err().map(|error| error.kind());
+        assert!(refused == Some(StoreErrorKind::ReadOnly), "kept or failed");
+    });
+    set.await.is_err()
 }
 
 /// Checks the promises that a store keeps which cannot be written. `known` is everything that it holds:
@@ -92,7 +115,7 @@ pub async fn check_read_only(store: &dyn TokenStore, known: &[(UserId, TokenDige
     report.finish();
 }
 
-/// The names of the promises that [`check`] tries, in its order.
+/// The names of the promises that [`check`] tries of every store, in its order.
 ///
 /// ```
 /// use keyward::testing::conformance;
@@ -217,6 +240,18 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         changes_of_different_fields_are_all_kept
         revocation_and_rotation_do_not_mix
         uses_and_changes_are_all_kept
+    }
+};
+
+const DENYING_PROMISES: &[(&str, Promise)] = promises! { (store)
+    denying {
+        a_fresh_store_denies_nothing
+        statuses_are_kept
+        the_time_of_jwts_never_moves_back
+        offboarding_ends_everything_of_one_user
+        inactive_users_get_no_tokens
+        offboarding_and_inserts_do_not_mix
+        revoked_jwts_are_listed_until_their_end
     }
 };
 

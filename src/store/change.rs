@@ -1,0 +1,150 @@
+//! What can be done to a record: [`Change`], [`Rotation`] and [`Usage`].
+
+use std::net::IpAddr;
+
+use crate::{
+    id::TokenId,
+    net::IpList,
+    scope::Grant,
+    store::{StoreError, StoreErrorKind},
+    time::UnixTime,
+    token::{Metadata, TokenRecord},
+};
+
+/// What to change of a record; everything that is `None` stays.
+///
+/// ```
+/// use keyward::store::Change;
+///
+/// let mut rename = Change::default();
+/// rename.name = Some("laptop".into());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Change {
+    /// The new name.
+    pub name: Option<Box<str>>,
+    /// The new scopes.
+    pub scopes: Option<Grant>,
+    /// The new address list; `Some(None)` lifts the limit.
+    pub allowed_ips: Option<Option<IpList>>,
+    /// The new metadata.
+    pub metadata: Option<Metadata>,
+    /// Since when it is switched off; `Some(None)` switches it on.
+    pub disabled_at: Option<Option<UnixTime>>,
+    /// Since when it is revoked. What is revoked already keeps its time.
+    pub revoked_at: Option<UnixTime>,
+    /// The revision that the record must still have.
+    pub if_revision: Option<u64>,
+}
+
+impl Change {
+    /// The change that revokes a token.
+    #[must_use]
+    pub fn revoke(at: UnixTime) -> Self {
+        Self { revoked_at: Some(at), ..Self::default() }
+    }
+
+    /// Changes `record` and counts its revision up. Stores that keep whole records call this.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Conflict`] when the record has another revision than is expected; then nothing
+    /// was changed.
+    pub fn apply(&self, record: &mut TokenRecord) -> Result<(), StoreError> {
+        if self.if_revision.is_some_and(|revision| revision != record.revision) {
+            return Err(StoreErrorKind::Conflict.into());
+        }
+        let Self { name, scopes, allowed_ips, metadata, disabled_at, revoked_at, if_revision: _ } =
+            self.clone();
+        record.name = name.unwrap_or_else(|| std::mem::take(&mut record.name));
+        record.metadata = metadata.unwrap_or_else(|| std::mem::take(&mut record.metadata));
+        if let Some(scopes) = scopes {
+            record.scopes = scopes;
+        }
+        if let Some(allowed_ips) = allowed_ips {
+            record.allowed_ips = allowed_ips;
+        }
+        if let Some(disabled_at) = disabled_at {
+            record.disabled_at = disabled_at;
+        }
+        record.revoked_at = record.revoked_at.or(revoked_at);
+        record.revision += 1;
+        Ok(())
+    }
+}
+
+/// The exchange of one token for a new one.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Rotation {
+    /// The record of the new token, of the same owner.
+    pub successor: TokenRecord,
+    /// Until when the old one still works, unless it expires before.
+    pub old_expires_at: UnixTime,
+    /// The revision that the old record must still have.
+    pub if_revision: u64,
+}
+
+impl Rotation {
+    /// A rotation to `successor`, for the old record at `if_revision`.
+    #[must_use]
+    pub fn new(successor: TokenRecord, old_expires_at: UnixTime, if_revision: u64) -> Self {
+        Self { successor, old_expires_at, if_revision }
+    }
+
+    /// Marks the old record as replaced. Stores that keep whole records call this, and store the
+    /// successor in the same transaction.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Conflict`] when the record is revoked, replaced already, has another revision or
+    /// another owner than the successor; then nothing was changed.
+    pub fn apply(&self, old: &mut TokenRecord) -> Result<(), StoreError> {
+        let dead = old.revoked_at.is_some() || old.successor.is_some();
+        if dead || old.revision != self.if_revision || old.owner != self.successor.owner {
+            return Err(StoreErrorKind::Conflict.into());
+        }
+        old.successor = Some(self.successor.id);
+        old.expires_at = Some(old.expires_at.map_or(self.old_expires_at, |at| at.min(self.old_expires_at)));
+        old.rolling = false;
+        old.revision += 1;
+        Ok(())
+    }
+}
+
+/// What was counted of one token's use since the last batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// The token.
+    pub id: TokenId,
+    /// How many requests to add.
+    pub count: u64,
+    /// When it was last used. Stored only if it is later than what is stored.
+    pub last_used: UnixTime,
+    /// From where, stored together with `last_used`; `None` leaves what is stored.
+    pub ip: Option<IpAddr>,
+    /// The expiry that this use renews the token to. Stored only if it is later, and only while the
+    /// token is rolling and not revoked.
+    pub renewed_to: Option<UnixTime>,
+}
+
+impl Usage {
+    /// `count` uses of the token `id`, the last of them at `last_used`.
+    #[must_use]
+    pub const fn new(id: TokenId, count: u64, last_used: UnixTime) -> Self {
+        Self { id, count, last_used, ip: None, renewed_to: None }
+    }
+
+    /// Adds this use to `record`. Stores that keep whole records call this.
+    pub fn apply(&self, record: &mut TokenRecord) {
+        record.request_count = record.request_count.saturating_add(self.count);
+        if record.last_used.is_none_or(|at| at < self.last_used) {
+            record.last_used = Some(self.last_used);
+            record.last_used_ip = self.ip.or(record.last_used_ip);
+        }
+        let renewable = record.rolling && record.revoked_at.is_none();
+        if let (Some(to), Some(at), true) = (self.renewed_to, record.expires_at, renewable) {
+            record.expires_at = Some(at.max(to));
+        }
+    }
+}

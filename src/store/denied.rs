@@ -1,0 +1,210 @@
+//! What the store denies, kept in memory: loaded as a whole, and again when it may have changed.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    id::UserId,
+    store::{
+        Denials, JwtId, StoreError, UserState, UserStatus,
+        lookup::{Inner, STORE_TIMEOUT},
+    },
+    time::UnixTime,
+};
+
+/// How long the last answers are used before a store that failed is asked again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// With more users who changed than this, the whole cache is cheaper to forget than one user at a time.
+const FEW_USERS: usize = 8;
+
+#[derive(Debug)]
+pub(crate) struct Denied {
+    known: RwLock<Known>,
+    /// Counts the sets that differed from the one before.
+    generation: AtomicU64,
+    loaded: AtomicBool,
+    /// Written under the lock of `known`.
+    fresh_from: AtomicI64,
+    fresh_until: AtomicI64,
+    /// Counts the loads that began.
+    begun: AtomicU64,
+    /// Held while it is loaded; what the last load came to, unless it was given up.
+    loading: tokio::sync::Mutex<Option<Result<(), StoreError>>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    users: HashMap<UserId, UserState>,
+    jwts: HashMap<JwtId, UnixTime>,
+    /// Counts how often it was said to be out of date.
+    notices: u64,
+}
+
+impl Default for Denied {
+    fn default() -> Self {
+        Self {
+            known: RwLock::default(),
+            generation: AtomicU64::new(0),
+            loaded: AtomicBool::new(false),
+            fresh_from: AtomicI64::new(i64::MAX),
+            fresh_until: AtomicI64::new(i64::MIN),
+            begun: AtomicU64::new(0),
+            loading: tokio::sync::Mutex::new(None),
+        }
+    }
+}
+
+impl Known {
+    pub(crate) fn user(&self, user: &UserId) -> Option<&UserState> {
+        self.users.get(user)
+    }
+
+    pub(crate) fn is_active(&self, user: &UserId) -> bool {
+        self.user(user).is_none_or(UserState::is_active)
+    }
+
+    pub(crate) fn revokes(&self, issuer: &str, jwt_id: &str) -> bool {
+        !self.jwts.is_empty() && self.jwts.contains_key(&JwtId::of(issuer, jwt_id))
+    }
+
+    /// Takes over what a store said. Returns whether anything differs, and who may now do something or
+    /// nothing any more.
+    fn replace(&mut self, denials: Denials) -> (bool, Vec<UserId>) {
+        let users: HashMap<_, _> =
+            denials.users.into_iter().map(|state| (state.user.clone(), state)).collect();
+        let jwts = denials.jwts.into_iter().map(|jwt| (jwt.id, jwt.until)).collect();
+        let differs = users != self.users || jwts != self.jwts;
+        let old = std::mem::replace(&mut self.users, users);
+        self.jwts = jwts;
+        let was_active = |user| old.get(user).is_none_or(UserState::is_active);
+        let both = old.keys().chain(self.users.keys().filter(|user| !old.contains_key(*user)));
+        let changed = both.filter(|user| was_active(user) != self.is_active(user)).cloned().collect();
+        (differs, changed)
+    }
+}
+
+impl Denied {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of what is known, if it need not be loaded again.
+    pub(crate) fn generation(&self, now: UnixTime) -> Option<u64> {
+        self.is_fresh(now).then(|| self.generation.load(Ordering::Acquire))
+    }
+
+    fn is_fresh(&self, now: UnixTime) -> bool {
+        let now = now.as_millis();
+        self.fresh_from.load(Ordering::Acquire) <= now && now < self.fresh_until.load(Ordering::Acquire)
+    }
+
+    /// Has it loaded again before it is next used. A load that began before does not count.
+    pub(crate) fn outdate(&self) {
+        let mut known = self.write();
+        known.notices += 1;
+        self.fresh_until.store(i64::MIN, Ordering::Release);
+    }
+
+    fn set_fresh(&self, from: UnixTime, bound: Duration) {
+        self.fresh_from.store(from.as_millis(), Ordering::Release);
+        self.fresh_until.store(from.saturating_add(bound).as_millis(), Ordering::Release);
+    }
+}
+
+impl Inner {
+    /// Makes sure that what is denied is known, as of the staleness bound ago. Err only if it never was.
+    pub(crate) async fn know_denials(&self) -> Result<(), StoreError> {
+        self.know_denials_at(self.clock.now()).await
+    }
+
+    /// Like [`know_denials`](Self::know_denials), as if it were `then` already.
+    pub(crate) async fn know_denials_at(&self, then: UnixTime) -> Result<(), StoreError> {
+        if self.denied.is_fresh(then) {
+            return Ok(());
+        }
+        match self.load_denials(|| self.denied.is_fresh(then)).await {
+            Err(error) if !self.denied.loaded.load(Ordering::Acquire) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks the store anew what is denied: when this returns, all is known that was stored before.
+    pub(crate) async fn reload_denials(&self) -> Result<(), StoreError> {
+        self.load_denials(|| false).await
+    }
+
+    /// One load at a time, so that an older answer never follows a newer one. Whoever waits is served by
+    /// any load that began after they asked.
+    async fn load_denials(&self, enough: impl Fn() -> bool) -> Result<(), StoreError> {
+        let asked = self.denied.begun.load(Ordering::SeqCst);
+        let mut last = self.denied.loading.lock().await;
+        if enough() {
+            return Ok(());
+        }
+        if let Some(outcome) = last.as_ref().filter(|_| self.denied.begun.load(Ordering::SeqCst) > asked) {
+            return outcome.clone();
+        }
+        *last = None;
+        self.denied.begun.fetch_add(1, Ordering::SeqCst);
+        let outcome = self.ask_denials().await;
+        *last = Some(outcome.clone());
+        outcome
+    }
+
+    async fn ask_denials(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let notices = self.denied.read().notices;
+        let asked = tokio::time::timeout(STORE_TIMEOUT, self.store.denials(now)).await;
+        let answer = match asked {
+            Ok(answer) => self.watch(answer),
+            Err(_) => Err(self.timed_out()),
+        };
+        let denials = answer.inspect_err(|_| {
+            let _alone = self.denied.write();
+            if self.denied.loaded.load(Ordering::Acquire) {
+                self.denied.set_fresh(self.clock.now(), RETRY_AFTER);
+            }
+        })?;
+        let first = !self.denied.loaded.load(Ordering::Acquire);
+        let changed = self.take_denials(denials, notices, now);
+        // After the set, so that a load of a key that does not know the new set is not kept. Before the
+        // first set no key was judged at all.
+        match changed {
+            _ if first => {}
+            changed if changed.len() > FEW_USERS => self.invalidate_all(),
+            changed => changed.iter().for_each(|user| self.invalidate_owner(user)),
+        }
+        Ok(())
+    }
+
+    fn take_denials(&self, denials: Denials, notices: u64, now: UnixTime) -> Vec<UserId> {
+        let denied = &self.denied;
+        let mut known = denied.write();
+        let (differs, changed) = known.replace(denials);
+        if differs {
+            denied.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        denied.loaded.store(true, Ordering::Release);
+        if known.notices == notices {
+            denied.set_fresh(now, self.staleness);
+        }
+        changed
+    }
+
+    /// What is known of `user`.
+    pub(crate) fn known_state(&self, user: &UserId) -> UserState {
+        let known = self.denied.read();
+        known.user(user).cloned().unwrap_or_else(|| UserState::new(user.clone(), UserStatus::Active))
+    }
+}
