@@ -12,7 +12,7 @@ use keyward::{
     secret::TokenDigest,
     store::{
         Change, ChangeCursor, Changes, MemoryStore, Page, Rotation, StaticList, StoreError, StoreErrorKind,
-        TokenStore, Usage,
+        TokenStore, Usage, UserState,
     },
     testing::conformance,
     time::UnixTime,
@@ -129,11 +129,13 @@ enum Flaw {
     UseShortens,
     UseCountsAsChange,
     WaitsForEver,
+    ForgetsUsers,
     Fails,
 }
 
 /// Ways to get a store wrong, and promises that each breaks.
 const FLAWS: &[(Flaw, &[&str])] = &[
+    (Flaw::ForgetsUsers, &["denying::statuses_are_kept", "denying::inactive_users_get_no_tokens"]),
     (Flaw::CutsNames, &["storing::texts_come_back_unchanged"]),
     (Flaw::EndsTextsAtNul, &["storing::nul_characters_come_back"]),
     (Flaw::TakesNothingForAll, &["storing::grants_keep_their_kind"]),
@@ -252,6 +254,10 @@ impl FlawedStore {
 
 #[async_trait]
 impl TokenStore for FlawedStore {
+    async fn set_user_state(&self, _: &UserState) -> Result<(), StoreError> {
+        if self.flaw == Some(Flaw::ForgetsUsers) { Ok(()) } else { Err(StoreErrorKind::ReadOnly.into()) }
+    }
+
     async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError> {
         if self.has(Flaw::LimitIsCheckedTooLate) {
             let full = self.is_full(record, limit)?;

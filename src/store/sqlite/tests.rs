@@ -219,3 +219,17 @@ async fn calls_beyond_the_queue_are_refused_at_once() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
+
+#[tokio::test]
+async fn a_file_of_the_first_version_gets_the_tables_of_users() {
+    let (_directory, path, store) = open().await;
+    store.insert(&record(1), None).await.unwrap();
+    drop(store);
+    let first = "DROP TABLE users; DROP TABLE revoked_jwts; PRAGMA user_version = 1";
+    Connection::open(&path).unwrap().execute_batch(first).unwrap();
+    let store = SqliteStore::open(&path).await.unwrap();
+    assert_eq!(store.offboard(&alice(), NOW).await.unwrap(), [record(1).digest]);
+    assert_eq!(store.denials(NOW).await.unwrap().users.len(), 1);
+    Connection::open(&path).unwrap().execute_batch("UPDATE users SET status = 'active'").unwrap();
+    assert_eq!(store.denials(NOW).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+}
