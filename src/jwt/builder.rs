@@ -135,12 +135,9 @@ impl JwtBuilder {
 
 impl JwtBuilder<Said, Said> {
     pub(super) fn from_provider(provider: Provider) -> Self {
-        let Provider { issuer, jwks_url, audience, audience_claim, scopes, roles, required, id_tokens } =
-            provider;
-        let mut builder = JwtBuilder::new().issuer(&*issuer).audience(&*audience);
-        let rules = &mut builder.settings.rules;
-        (rules.audience_claim, rules.scopes, rules.roles) = (audience_claim, scopes, roles);
-        (rules.required, rules.id_tokens) = (required, id_tokens);
+        let (issuer, jwks_url) = (provider.issuer.clone(), provider.jwks_url.clone());
+        let mut builder = JwtBuilder::new().into_said();
+        builder.settings.rules = provider.into_rules();
         match jwks_url {
             Some(url) => builder.and_jwks(&url),
             None => builder.and_discovery(&issuer),

@@ -1,6 +1,6 @@
 //! Identity providers whose tokens differ from the plain form, as data.
 
-use super::claims::ClaimPath;
+use super::claims::{ClaimPath, Rules};
 
 /// How one identity provider writes its tokens: for [`JwtAuth::provider`](super::JwtAuth::provider).
 ///
@@ -128,6 +128,157 @@ impl Provider {
             roles: Some(["realm_access", "roles"].into()),
             required: vec![("typ".into(), "Bearer".into())],
             ..Self::new(&issuer, audience)
+        }
+    }
+
+    /// What this provider's tokens must say.
+    pub(super) fn into_rules(self) -> Rules {
+        Rules {
+            issuer: Some(self.issuer),
+            audiences: Some([self.audience].into()),
+            audience_claim: self.audience_claim,
+            scopes: self.scopes,
+            roles: self.roles,
+            required: self.required,
+            id_tokens: self.id_tokens,
+            ..Rules::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        error::Refusal,
+        jwt::{
+            claims::{Accepted, Claims, Header},
+            json::Object,
+        },
+        time::UnixTime,
+    };
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn check(provider: Provider, header: &Value, claims: &Value) -> Result<Accepted, Refusal> {
+        let (header, claims) = (header.to_string(), claims.to_string());
+        let header = Header::read(&Object::parse(header.as_bytes()).unwrap())?;
+        let claims = Claims::read(Object::parse(claims.as_bytes()).unwrap())?;
+        provider.into_rules().check(&header, &claims, UnixTime::from_millis(NOW * 1000))
+    }
+
+    /// Each provider's token after its own documentation; the same token with one claim changed is refused.
+    #[test]
+    fn documented_tokens_are_accepted() {
+        let times = json!({ "iat": NOW - 5, "exp": NOW + 3600 });
+        let cases: Vec<(&str, Provider, Value, Value, &[&str], &[&str], Value)> = vec![
+            (
+                "Auth0",
+                Provider::auth0("acme.eu.auth0.com", "https://api.example"),
+                json!({ "alg": "RS256", "typ": "JWT", "kid": "k" }),
+                json!({ "iss": "https://acme.eu.auth0.com/", "sub": "auth0|5f7c8ec7c33c6c004bbafe82",
+                    "aud": ["https://api.example", "https://acme.eu.auth0.com/userinfo"], "azp": "client",
+                    "scope": "openid profile read:jobs", "permissions": ["read:jobs"] }),
+                &["read:jobs"],
+                &["read:jobs"],
+                json!({ "aud": "client" }),
+            ),
+            (
+                "Cognito",
+                Provider::cognito("eu-central-1", "eu-central-1_AbC123", "client"),
+                json!({ "alg": "RS256", "kid": "k" }),
+                json!({ "iss": "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbC123",
+                    "sub": "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee", "client_id": "client", "token_use": "access",
+                    "cognito:groups": ["ops"], "scope": "api/read", "auth_time": NOW - 5, "username": "alice",
+                    "version": 2, "jti": "j", "origin_jti": "o" }),
+                &["api/read"],
+                &["ops"],
+                json!({ "token_use": "id" }),
+            ),
+            (
+                "Supabase",
+                Provider::supabase("abcdefgh"),
+                json!({ "alg": "ES256", "typ": "JWT", "kid": "k" }),
+                json!({ "iss": "https://abcdefgh.supabase.co/auth/v1", "sub": "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee",
+                    "aud": "authenticated", "role": "authenticated", "aal": "aal1", "session_id": "s",
+                    "email": "a@example.org", "is_anonymous": false, "app_metadata": { "provider": "email" } }),
+                &[],
+                &[],
+                json!({ "role": "service_role" }),
+            ),
+            (
+                "Firebase",
+                Provider::firebase("acme-app"),
+                json!({ "alg": "RS256", "typ": "JWT", "kid": "k" }),
+                json!({ "iss": "https://securetoken.google.com/acme-app", "aud": "acme-app", "sub": "uid",
+                    "user_id": "uid", "auth_time": NOW - 5, "firebase": { "sign_in_provider": "password" } }),
+                &[],
+                &[],
+                json!({ "iss": "https://securetoken.google.com/other-app" }),
+            ),
+            (
+                "Google",
+                Provider::google("client.apps.googleusercontent.com"),
+                json!({ "alg": "RS256", "typ": "JWT", "kid": "k" }),
+                json!({ "iss": "https://accounts.google.com", "azp": "client.apps.googleusercontent.com",
+                    "aud": "client.apps.googleusercontent.com", "sub": "10769150350006150715113082367",
+                    "at_hash": "HK6E_P6Dh8Y93mRNtsDB1Q", "email_verified": true }),
+                &[],
+                &[],
+                json!({ "aud": "another.apps.googleusercontent.com" }),
+            ),
+            (
+                "Okta",
+                Provider::okta("acme.okta.com", "default", "api://default"),
+                json!({ "alg": "RS256", "kid": "k" }),
+                json!({ "ver": 1, "jti": "AT.x", "iss": "https://acme.okta.com/oauth2/default", "aud": "api://default",
+                    "sub": "alice@acme.example", "cid": "client", "uid": "u", "scp": ["openid", "jobs"],
+                    "groups": ["Everyone"] }),
+                &["jobs"],
+                &["Everyone"],
+                json!({ "iss": "https://acme.okta.com" }),
+            ),
+            (
+                "Entra",
+                Provider::entra(
+                    "11111111-2222-3333-4444-555555555555",
+                    "66666666-7777-8888-9999-000000000000",
+                ),
+                json!({ "alg": "RS256", "typ": "JWT", "kid": "k", "x5t": "k" }),
+                json!({ "iss": "https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/v2.0",
+                    "aud": "66666666-7777-8888-9999-000000000000", "nbf": NOW - 5, "sub": "pairwise",
+                    "oid": "o", "tid": "11111111-2222-3333-4444-555555555555", "ver": "2.0",
+                    "scp": "Jobs.Read Jobs.Write", "roles": ["Admin"], "azp": "client", "uti": "u" }),
+                &["Jobs.Read", "Jobs.Write"],
+                &["Admin"],
+                json!({ "tid": "99999999-2222-3333-4444-555555555555" }),
+            ),
+            (
+                "Keycloak",
+                Provider::keycloak("https://sso.example/", "acme", "api"),
+                json!({ "alg": "RS256", "typ": "JWT", "kid": "k" }),
+                json!({ "iss": "https://sso.example/realms/acme", "aud": ["api", "account"], "typ": "Bearer",
+                    "sub": "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee", "azp": "client", "sid": "s", "jti": "j",
+                    "scope": "profile email", "realm_access": { "roles": ["offline_access", "ops"] },
+                    "resource_access": { "account": { "roles": ["view-profile"] } } }),
+                &["profile"],
+                &["ops"],
+                json!({ "typ": "Refresh" }),
+            ),
+        ];
+        for (name, provider, header, mut claims, scopes, roles, wrong) in cases {
+            let merge = |into: &mut Value, from: &Value| {
+                into.as_object_mut().unwrap().extend(from.as_object().unwrap().clone());
+            };
+            merge(&mut claims, &times);
+            let accepted =
+                check(provider.clone(), &header, &claims).unwrap_or_else(|why| panic!("{name}: {why:?}"));
+            assert!(scopes.iter().all(|scope| accepted.scopes.allows(scope)), "{name}");
+            assert!(roles.iter().all(|role| accepted.roles.contains(role)), "{name}");
+            merge(&mut claims, &wrong);
+            assert!(check(provider, &header, &claims).is_err(), "{name}");
         }
     }
 }
