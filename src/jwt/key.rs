@@ -191,7 +191,12 @@ impl VerifyingKey {
     /// # Errors
     /// When it is another thing, does not fit the algorithm, or is weak: RSA needs 2048 bits or more.
     pub fn from_pem(algorithm: Algorithm, pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        Self::from_material(algorithm, &pem::read_public_key(pem.as_ref())?)
+        let key = Self::from_material(algorithm, &pem::read_public_key(pem.as_ref())?)?;
+        if key.is_usable() {
+            Ok(key)
+        } else {
+            Err(ConfigError::new("the public key cannot be used: it is no point of its curve"))
+        }
     }
 
     /// A JSON Web Key (RFC 7517). Its `alg` counts; without it RSA is RS256, and a curve has its own.

@@ -8,6 +8,8 @@ use crate::error::ConfigError;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 fn unreadable() -> ConfigError {
@@ -15,6 +17,10 @@ fn unreadable() -> ConfigError {
         "this is no public key in PEM: give the text between and with `-----BEGIN PUBLIC KEY-----` and \
          `-----END PUBLIC KEY-----`, not a private key and not a certificate",
     )
+}
+
+fn unsupported() -> ConfigError {
+    ConfigError::new("the key is none of RSA, P-256, P-384 and Ed25519; give one of these")
 }
 
 /// What the key is made of; as strong as one from a key set must be.
@@ -28,7 +34,16 @@ pub(super) fn read_public_key(pem: &[u8]) -> Result<Material, ConfigError> {
             let key = info.subject_public_key.as_bytes().ok_or_else(unreadable)?;
             match info.algorithm.oid {
                 RSA => read_rsa(key),
-                EC if matches!((key.len(), key.first()), (65 | 97, Some(4))) => {
+                EC => {
+                    // Other curves have points of the same length.
+                    let bytes = match info.algorithm.parameters_oid() {
+                        Ok(P256) => 65,
+                        Ok(P384) => 97,
+                        _ => return Err(unsupported()),
+                    };
+                    if key.len() != bytes || key.first() != Some(&4) {
+                        return Err(refused("its point is not given by both coordinates"));
+                    }
                     Ok(Material::Ec(key.to_vec()))
                 }
                 ED25519 => {
@@ -36,9 +51,7 @@ pub(super) fn read_public_key(pem: &[u8]) -> Result<Material, ConfigError> {
                     jwk::check_ed25519(&x).map_err(refused)?;
                     Ok(Material::Ed25519(x))
                 }
-                _ => Err(ConfigError::new(
-                    "the key is none of RSA, P-256, P-384 and Ed25519; give one of these",
-                )),
+                _ => Err(unsupported()),
             }
         }
         _ => Err(unreadable()),
