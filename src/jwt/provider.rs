@@ -169,11 +169,15 @@ mod tests {
         provider.into_rules().check(&header, &claims, UnixTime::from_millis(NOW * 1000))
     }
 
+    /// Provider, header, claims, some scopes, some roles, and what makes the claims wrong.
+    type Case =
+        (&'static str, Provider, Value, Value, &'static [&'static str], &'static [&'static str], Value);
+
     /// Each provider's token after its own documentation; the same token with one claim changed is refused.
     #[test]
     fn documented_tokens_are_accepted() {
         let times = json!({ "iat": NOW - 5, "exp": NOW + 3600 });
-        let cases: Vec<(&str, Provider, Value, Value, &[&str], &[&str], Value)> = vec![
+        let cases: Vec<Case> = vec![
             (
                 "Auth0",
                 Provider::auth0("acme.eu.auth0.com", "https://api.example"),
