@@ -399,9 +399,8 @@ async fn keys_are_found_rotated_and_forgotten() {
     // X41: a key that leaves the set takes its tokens along, known ones too.
     provider.forget_old_keys();
     clock.advance(Duration::from_secs(600));
-    assert_eq!(ask(auth.clone(), &provider.token(json!({ "sub": "eve" }))).await.0, 200);
-    assert_eq!(provider.key_set_requests(), 3);
     assert_eq!(ask(auth, &old).await, (401, "unknown_key".to_owned()));
+    assert_eq!(provider.key_set_requests(), 3);
 }
 
 #[tokio::test]

@@ -301,7 +301,7 @@ impl<'a> Claims<'a> {
                 ("iat", value) => issued_at = Some(read_time(&value)?),
                 ("cnf", Value::Object(object)) => confirmation = Some(object),
                 ("jti" | "cnf", _) => return Err(Refusal::Claim),
-                ("at_hash" | "c_hash" | "s_hash", _) => is_id_token = true,
+                ("at_hash" | "c_hash" | "s_hash" | "nonce", _) => is_id_token = true,
                 _ => {}
             }
         }

@@ -58,7 +58,7 @@ pub use verify::{ConfirmationVerifier, UserIds, UserMapper};
 
 use compact::is_jwt_shaped;
 use remote::Demand;
-use verify::{Step, Verifier};
+use verify::{Step, Verifier, Waited};
 
 /// Accepts JSON Web Tokens, as bearer tokens in `Authorization`.
 ///
@@ -137,7 +137,8 @@ impl JwtAuth {
     /// Clock and audit are those of the first.
     ///
     /// # Errors
-    /// When two of them have the same issuer, or both would give users the bare subject as their id.
+    /// When two of them have the same issuer, both would give users the bare subject as their id, or were told
+    /// to ask different ones for revocations.
     pub fn any_of(issuers: impl IntoIterator<Item = Self>) -> Result<Self, ConfigError> {
         let verifiers: Vec<_> = issuers.into_iter().map(|auth| auth.verifier).collect();
         several::join(&verifiers).map(Self::from_verifier)
@@ -226,7 +227,7 @@ impl Authenticator for JwtAuth {
 impl JwtAuth {
     /// A token that was not seen before.
     fn verify(&self, token: &[u8], head: &RequestHead<'_>) -> Verdict {
-        let need = match self.verifier.verify(token, self.verifier.clock.now(), None) {
+        let need = match self.verifier.verify(token, self.verifier.clock.now(), Waited::default()) {
             Step::Done(verdict) => return Verdict::Decided(self.admit(verdict, head)),
             Step::Wait(need) => need,
         };

@@ -127,6 +127,8 @@ impl Provider {
         Self {
             roles: Some(["realm_access", "roles"].into()),
             required: vec![("typ".into(), "Bearer".into())],
+            // Earlier versions put a `nonce` into access tokens; `typ` tells them apart.
+            id_tokens: true,
             ..Self::new(&issuer, audience)
         }
     }

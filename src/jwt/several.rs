@@ -25,7 +25,14 @@ pub(super) fn join(auths: &[Arc<Verifier>]) -> Result<Verifier, ConfigError> {
         trust.foreign.clone_from(&namespaces);
     }
     let revocations = OnceLock::new();
-    if let Some(chosen) = auths.iter().find_map(|auth| auth.revocations.get()) {
+    let mut chosen = auths.iter().filter_map(|auth| auth.revocations.get());
+    let first_chosen = chosen.next();
+    if first_chosen.is_some_and(|first| chosen.any(|other| !Arc::ptr_eq(first, other))) {
+        return Err(ConfigError::new(
+            "several issuers were told whom to ask for revocations; say it for one of them only: it is asked for all",
+        ));
+    }
+    if let Some(chosen) = first_chosen {
         let _ = revocations.set(chosen.clone());
     }
     let cache_bytes = auths.iter().map(|auth| auth.cache_bytes).max().unwrap_or(0);

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock, atomic::Ordering},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -27,6 +28,12 @@ use crate::{
 
 /// Keys, revocations and a user, and once more what grew old meanwhile.
 const MOST_NEEDS: usize = 5;
+
+/// No generation of revocations: whoever compares asks again.
+const NEVER_JUDGED: u64 = u64::MAX;
+
+/// How long a [`UserMapper`] may take.
+const MAPPER_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// Ids that keyward gives to its own users; no issuer may speak for them.
 const RESERVED: [&str; 2] = ["keyward:", "static:"];
@@ -56,8 +63,9 @@ impl fmt::Debug for UserIds {
 
 /// Finds the local user of a verified token, for example in a table of linked accounts.
 ///
-/// It is asked once for each token, not for each request: the answer is kept with the verified token, until
-/// that expires. It must not give one user's id to tokens of another.
+/// It is asked when a token is first seen, not for each request, and has 4.5 seconds: the answer is kept with the
+/// verified token, until that expires. It must not give one user's id to tokens of another; ids that begin with
+/// `keyward:` or `static:` are refused.
 #[async_trait]
 pub trait UserMapper: fmt::Debug + Send + Sync + 'static {
     /// The user; `None` refuses the token (401).
@@ -133,6 +141,14 @@ pub(super) struct Genuine {
     accepted: Accepted,
 }
 
+/// What was awaited for a token already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Waited {
+    /// What came of fetching keys.
+    keys: Option<Refreshed>,
+    revocations: bool,
+}
+
 /// What the keys of an issuer say.
 enum Keyed {
     By(TokenDigest),
@@ -169,19 +185,17 @@ impl Verifier {
     }
 
     /// Verifies a token as far as that is possible without waiting.
-    pub(super) fn verify(&self, token: &[u8], now: UnixTime, waited: Option<Refreshed>) -> Step {
-        let generation = match self.revocations.get() {
-            None => 0,
-            Some(revocations) => match revocations.generation(now) {
-                Some(generation) => generation,
-                None => return Step::Wait(Need::Revocations),
-            },
-        };
-        let genuine = match self.authenticate(token, now, waited) {
+    pub(super) fn verify(&self, token: &[u8], now: UnixTime, waited: Waited) -> Step {
+        let genuine = match self.authenticate(token, now, waited.keys) {
             Ok(Ok(genuine)) => genuine,
             Ok(Err(need)) => return Step::Wait(need),
             Err(error) => return Step::Done(Err(error)),
         };
+        // Only who has a genuine token makes the store be asked.
+        let generation = self.generation(now);
+        if generation.is_none() && !waited.revocations {
+            return Step::Wait(Need::Revocations);
+        }
         match self.trusts.get(genuine.trust).map(|trust| trust.user_of(&genuine.accepted.jwt)) {
             Some(Ok(Some(user))) => Step::Done(self.finish(token, genuine, user, generation)),
             Some(Ok(None)) => Step::Wait(Need::User(Box::new(genuine))),
@@ -190,11 +204,19 @@ impl Verifier {
         }
     }
 
+    /// What the revocations are at now; `None` if they are older than their bound.
+    fn generation(&self, now: UnixTime) -> Option<u64> {
+        match self.revocations.get() {
+            None => Some(NEVER_JUDGED),
+            Some(revocations) => revocations.generation(now),
+        }
+    }
+
     /// The verdict over a token that needs something first. It needs each thing once.
     pub(super) async fn verdict(&self, token: &[u8], need: Need) -> Result<Arc<Credential>, AuthError> {
-        let (mut need, mut keys) = (need, None);
+        let (mut need, mut waited) = (need, Waited::default());
         for _ in 0..MOST_NEEDS {
-            match self.satisfy(token, need, &mut keys).await {
+            match self.satisfy(token, need, &mut waited).await {
                 Step::Done(verdict) => return verdict,
                 Step::Wait(next) => need = next,
             }
@@ -202,12 +224,11 @@ impl Verifier {
         Err(AuthError::because(AuthErrorKind::Unavailable, Refusal::KeysUnavailable))
     }
 
-    /// `keys` is what came of fetching them, if that was tried for this token.
-    async fn satisfy(&self, token: &[u8], need: Need, keys: &mut Option<Refreshed>) -> Step {
+    async fn satisfy(&self, token: &[u8], need: Need, waited: &mut Waited) -> Step {
         match need {
             Need::Keys(trust, demand) => {
                 if let Some(remote) = self.trusts.get(trust).and_then(|trust| trust.remote.as_ref()) {
-                    *keys = Some(remote.refresh(demand).await);
+                    waited.keys = Some(remote.refresh(demand).await);
                 }
             }
             Need::Revocations => {
@@ -216,30 +237,30 @@ impl Verifier {
                 {
                     return Step::Done(Err(error));
                 }
+                waited.revocations = true;
             }
             Need::User(genuine) => return Step::Done(self.map_user(token, *genuine).await),
         }
-        self.verify(token, self.clock.now(), *keys)
+        self.verify(token, self.clock.now(), *waited)
     }
 
     async fn map_user(&self, token: &[u8], genuine: Genuine) -> Result<Arc<Credential>, AuthError> {
-        let mapper = match self.trusts.get(genuine.trust).map(|trust| &trust.users) {
-            Some(UserIds::Mapped(mapper)) => mapper.clone(),
-            _ => return Err(AuthError::invalid(Refusal::Subject)),
+        let Some(trust) = self.trusts.get(genuine.trust) else {
+            return Err(AuthError::invalid(Refusal::Issuer));
         };
-        let user = mapper.user_id(&genuine.accepted.jwt).await?;
-        let user = user.ok_or_else(|| AuthError::invalid(Refusal::Subject))?;
-        let generation = match self.revocations.get() {
-            None => 0,
-            Some(revocations) => {
-                // It may have been long ago that they were looked at.
-                let current = revocations.generation(self.clock.now());
-                if current.is_none() {
-                    revocations.refresh().await?;
-                }
-                current.unwrap_or(u64::MAX)
-            }
-        };
+        let UserIds::Mapped(mapper) = &trust.users else { return Err(AuthError::invalid(Refusal::Subject)) };
+        let user = tokio::time::timeout(MAPPER_TIMEOUT, mapper.user_id(&genuine.accepted.jwt)).await;
+        let late = |_| AuthError::because(AuthErrorKind::Unavailable, Refusal::Policy);
+        let user = user.map_err(late)??.ok_or_else(|| AuthError::invalid(Refusal::Subject))?;
+        // It may have been a while: nothing that was true before is taken for granted.
+        let now = self.clock.now();
+        if now >= genuine.accepted.jwt.expires_at.saturating_add(trust.rules.leeway) {
+            return Err(AuthError::invalid(Refusal::Expired));
+        }
+        let generation = self.generation(now);
+        if let (None, Some(revocations)) = (generation, self.revocations.get()) {
+            revocations.refresh().await?;
+        }
         self.finish(token, genuine, user, generation)
     }
 
@@ -279,8 +300,11 @@ impl Verifier {
         token: &[u8],
         genuine: Genuine,
         user: UserId,
-        generation: u64,
+        generation: Option<u64>,
     ) -> Result<Arc<Credential>, AuthError> {
+        if RESERVED.iter().any(|prefix| user.as_str().starts_with(prefix)) {
+            return Err(AuthError::invalid(Refusal::Subject));
+        }
         let Accepted { jwt, valid_from, scopes, mut roles } = genuine.accepted;
         let directory = self.trusts.get(genuine.trust).and_then(|trust| trust.directory.as_ref());
         if let Some(directory) = directory {
@@ -297,7 +321,7 @@ impl Verifier {
             token,
             credential.clone(),
             (genuine.trust, genuine.key),
-            (genuine.keys_epoch, generation),
+            (genuine.keys_epoch, generation.unwrap_or(NEVER_JUDGED)),
         ));
         Ok(credential)
     }
@@ -369,8 +393,7 @@ impl Trust {
             UserIds::Subject => jwt.subject().to_owned(),
             UserIds::Namespaced => format!("{}#{}", jwt.issuer(), jwt.subject()),
         };
-        let begins = |prefix: &str| id.starts_with(prefix);
-        if RESERVED.iter().any(|prefix| begins(prefix)) || self.foreign.iter().any(|prefix| begins(prefix)) {
+        if self.foreign.iter().any(|prefix| id.starts_with(&**prefix)) {
             return Err(Refusal::Subject);
         }
         UserId::new(id).map(Some).map_err(|_| Refusal::Subject)

@@ -1,5 +1,7 @@
 //! What ends more than one key: users who are suspended or gone, and JWTs.
 
+use std::time::Duration;
+
 use crate::{
     event::EventKind,
     id::UserId,
@@ -14,8 +16,9 @@ use crate::{
 };
 
 impl TokenManager {
-    /// Ends one JWT by its claims `iss` and `jti`, until it ends by itself at `until` (its `exp` and the
-    /// tolerance for clocks). When this returns, this process accepts it no more.
+    /// Ends one JWT by its claims `iss` and `jti`, until it ends by itself at `until`, its `exp`: it is
+    /// remembered for ten minutes more, since verifiers are lenient with clocks. When this returns, this
+    /// process accepts it no more.
     ///
     /// # Errors
     /// [`TokenError::Store`]: then assume that it still works, and try again.
@@ -26,6 +29,8 @@ impl TokenManager {
         jwt_id: &str,
         until: UnixTime,
     ) -> Result<(), TokenError> {
+        // The longest leeway is five minutes, and clocks differ.
+        let until = until.saturating_add(Duration::from_secs(600));
         let revocation = JwtRevocation::new(JwtId::of(issuer, jwt_id), until);
         let now = self.lookup.now();
         let change = self.inner().store.revoke_jwt(&revocation, now);
@@ -41,8 +46,8 @@ impl TokenManager {
         self.deny(proof, EventKind::JwtsRevoked, Some(user), change).await
     }
 
-    /// Refuses all credentials of `user` until they are [restored](Self::restore). When this returns,
-    /// this process accepts none. Another process that is not told of changes by the store, and does not
+    /// Refuses all keys and JWTs of `user` until they are [restored](Self::restore); static tokens are a
+    /// matter of the configuration. When this returns, this process accepts none. Another process that is not told of changes by the store, and does not
     /// [run](Self::run) the background work, may accept their keys for twice the staleness bound.
     ///
     /// # Errors
@@ -63,8 +68,8 @@ impl TokenManager {
         self.deny(proof, EventKind::UserRestored, Some(user), change).await
     }
 
-    /// Ends all keys and all JWTs of `user`, and refuses every other credential of theirs; says how many
-    /// keys worked before. They get no new keys.
+    /// Ends all keys and all JWTs of `user`; says how many keys worked before. They get no new keys, and
+    /// later JWTs are refused as well. Static tokens are a matter of the configuration.
     ///
     /// # Errors
     /// As for [`revoke_jwt`](Self::revoke_jwt).
