@@ -363,12 +363,13 @@ impl Trust {
     fn still_knows(&self, entry: &Entry, now: UnixTime) -> bool {
         let Some(remote) = &self.remote else { return true };
         let epoch = remote.epoch();
-        if entry.keys_epoch.load(Ordering::Relaxed) == epoch && remote.usable(now) {
+        // While the set is due, known tokens go the long way too: otherwise nobody would fetch it.
+        let is_fresh = remote.state(now) == KeysState::Fresh;
+        if entry.keys_epoch.load(Ordering::Relaxed) == epoch && is_fresh {
             return true;
         }
         let is_fixed = self.fixed.as_ref().is_some_and(|keys| keys.contains(&entry.key));
-        let is_current =
-            remote.usable(now) && remote.current().is_some_and(|current| current.set.contains(&entry.key));
+        let is_current = is_fresh && remote.current().is_some_and(|current| current.set.contains(&entry.key));
         if is_fixed || is_current {
             entry.keys_epoch.store(epoch, Ordering::Relaxed);
         }
