@@ -67,6 +67,12 @@ impl JwtClaims {
         self.expires_at
     }
 
+    /// What the sender proved to possess, as the JSON of the claim `cnf` (RFC 7800, section 3.1).
+    #[must_use]
+    pub fn confirmation(&self) -> Option<&str> {
+        self.confirmation.as_deref()
+    }
+
     /// All claims, in a type of your own. Read anew at each call.
     ///
     /// # Errors

@@ -50,6 +50,7 @@ pub(crate) struct Credential {
 #[derive(Debug)]
 pub(crate) enum Extra {
     AllowedIps(IpList),
+    #[cfg_attr(not(feature = "_jwt"), expect(dead_code, reason = "only the module `jwt` makes it"))]
     Jwt(JwtClaims),
 }
 

@@ -43,7 +43,7 @@ pub mod usage;
 
 /// Checks every promise, each on a fresh store from `make`, and goes on after a broken one. Those of
 /// [`denying`] are left out for a store that keeps no users' states, which it says by answering
-/// [`StoreErrorKind::ReadOnly`](crate::store::StoreErrorKind::ReadOnly) when one is set.
+/// [`StoreErrorKind::ReadOnly`] when one is set.
 ///
 /// ```
 /// use keyward::{store::MemoryStore, testing::conformance};
