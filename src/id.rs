@@ -48,12 +48,13 @@ impl UserId {
     /// or text-direction character.
     pub fn new(id: impl AsRef<str>) -> Result<Self, InvalidUserId> {
         let id = id.as_ref();
+        if Self::is_valid(id) { Ok(Self(id.into())) } else { Err(InvalidUserId) }
+    }
+
+    /// Whether `id` can be a user id.
+    pub(crate) fn is_valid(id: &str) -> bool {
         let fits = !id.is_empty() && id.len() <= Self::MAX_BYTES;
-        if fits && id.trim().len() == id.len() && !id.chars().any(is_unprintable) {
-            Ok(Self(id.into()))
-        } else {
-            Err(InvalidUserId)
-        }
+        fits && id.trim().len() == id.len() && !id.chars().any(is_unprintable)
     }
 
     /// For ids that keyward itself makes and that are valid by construction.

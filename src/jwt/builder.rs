@@ -35,9 +35,6 @@ use crate::{
 /// The longest leeway that can be set: "no more than a few minutes" (RFC 7519, section 4.1.4).
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
 
-/// The most keys that an issuer's set may hold.
-const MAX_KEYS: usize = 100;
-
 /// A builder in which this has been said.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -103,6 +100,13 @@ struct Settings {
     error: Option<ConfigError>,
 }
 
+impl Settings {
+    /// Keeps the first error.
+    fn refuse(&mut self, error: ConfigError) {
+        self.error.get_or_insert(error);
+    }
+}
+
 impl<I, A> fmt::Debug for JwtBuilder<I, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtBuilder").field("rules", &self.settings.rules).finish_non_exhaustive()
@@ -156,11 +160,7 @@ impl<I, A> JwtBuilder<I, A> {
     }
 
     fn refuse_unless(self, good: bool, sentence: &'static str) -> Self {
-        self.change(|settings| {
-            if !good && settings.error.is_none() {
-                settings.error = Some(ConfigError::new(sentence));
-            }
-        })
+        if good { self } else { self.change(|settings| settings.refuse(ConfigError::new(sentence))) }
     }
 
     /// Who must have issued a token: its claim `iss` is one text, equal to this byte for byte.
@@ -186,7 +186,7 @@ impl<I, A> JwtBuilder<I, A> {
     pub fn and_key(self, key: Result<VerifyingKey, ConfigError>) -> Self {
         self.change(|settings| match key {
             Ok(key) => settings.keys.push(key),
-            Err(error) => settings.error = settings.error.take().or(Some(error)),
+            Err(error) => settings.refuse(error),
         })
     }
 
@@ -209,7 +209,7 @@ impl<I, A> JwtBuilder<I, A> {
         let several = self.settings.source.is_some();
         let builder = self.change(|settings| match source {
             Ok(source) => settings.source = Some(source),
-            Err(error) => settings.error = settings.error.take().or(Some(error)),
+            Err(error) => settings.refuse(error),
         });
         builder.refuse_unless(!several, "an issuer's keys can be fetched from one place only")
     }
@@ -399,7 +399,7 @@ impl JwtBuilder<Said, Said> {
 fn parse_keys(rsa: Algorithm, audit: Audit) -> Parse<KeySet> {
     let alerted = AtomicBool::new(false);
     Box::new(move |body| {
-        let parsed = jwk::parse_remote_set(body, rsa, MAX_KEYS).map_err(|error| error.to_string())?;
+        let parsed = jwk::parse_remote_set(body, rsa).map_err(|error| error.to_string())?;
         if parsed.symmetric > 0 && !alerted.swap(true, Ordering::Relaxed) {
             audit.emit(Event::alert(Alert::KeyRefused).because("the key set holds a symmetric key"));
         }

@@ -148,7 +148,7 @@ impl Rules {
                 return Err(Refusal::Claim);
             }
         }
-        let subject = claims.subject.as_deref().filter(|subject| UserId::new(subject).is_ok());
+        let subject = claims.subject.as_deref().filter(|subject| UserId::is_valid(subject));
         let jwt = JwtClaims {
             issuer: claims.issuer.as_deref().unwrap_or_default().into(),
             subject: subject.ok_or(Refusal::Subject)?.into(),

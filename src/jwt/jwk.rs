@@ -6,7 +6,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-use super::key::{Algorithm, KeySet, Material, VerifyingKey};
+use super::key::{Algorithm, KeySet, MAX_KEYS, Material, VerifyingKey};
 use crate::error::ConfigError;
 
 /// What a key set held.
@@ -30,10 +30,10 @@ pub(super) enum SetError {
 }
 
 /// Reads a set of public keys. RSA keys that do not name their algorithm have `rsa`.
-pub(super) fn parse_remote_set(body: &[u8], rsa: Algorithm, max_keys: usize) -> Result<ParsedSet, SetError> {
+pub(super) fn parse_remote_set(body: &[u8], rsa: Algorithm) -> Result<ParsedSet, SetError> {
     let set: Value = serde_json::from_slice(body).map_err(|_| SetError::NotASet)?;
     let keys = set.get("keys").and_then(Value::as_array).ok_or(SetError::NotASet)?;
-    if keys.len() > max_keys {
+    if keys.len() > MAX_KEYS {
         return Err(SetError::TooMany);
     }
     let mut parsed = ParsedSet { set: None, skipped: Vec::new(), symmetric: 0 };

@@ -11,6 +11,9 @@ use crate::{error::ConfigError, id::is_unprintable, secret::TokenDigest};
 #[cfg(not(any(feature = "jwt", feature = "jwt-rust-crypto")))]
 compile_error!("the feature `_jwt` is internal; turn on `jwt` or `jwt-rust-crypto`");
 
+/// The most keys that a set may hold.
+pub(super) const MAX_KEYS: usize = 100;
+
 /// Keys that are tried for one token, at most.
 const MOST_TRIED: usize = 8;
 
@@ -321,7 +324,7 @@ impl KeySet {
     /// When there are none or too many, or two keys of one algorithm have the same `kid`.
     pub fn new(keys: impl IntoIterator<Item = VerifyingKey>) -> Result<Self, ConfigError> {
         let keys: Arc<[_]> = keys.into_iter().collect();
-        if !(1..=100).contains(&keys.len()) {
+        if !(1..=MAX_KEYS).contains(&keys.len()) {
             return Err(ConfigError::new("a key set holds between 1 and 100 keys"));
         }
         for (at, key) in keys.iter().enumerate() {
@@ -339,7 +342,7 @@ impl KeySet {
     /// # Errors
     /// When it is no key set, holds a symmetric key, or no key that can be used.
     pub fn from_jwks(json: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        let parsed = jwk::parse_remote_set(json.as_ref(), Algorithm::RS256, 100)
+        let parsed = jwk::parse_remote_set(json.as_ref(), Algorithm::RS256)
             .map_err(|error| ConfigError::new(error.to_string()))?;
         if parsed.symmetric > 0 {
             return Err(ConfigError::new(

@@ -47,8 +47,9 @@ impl TokenManager {
     }
 
     /// Refuses all keys and JWTs of `user` until they are [restored](Self::restore); static tokens are a
-    /// matter of the configuration. When this returns, this process accepts none. Another process that is not told of changes by the store, and does not
-    /// [run](Self::run) the background work, may accept their keys for twice the staleness bound.
+    /// matter of the configuration. When this returns, this process accepts none. Another process that is
+    /// not told of changes by the store, and does not [run](Self::run) the background work, may accept their
+    /// keys for twice the staleness bound.
     ///
     /// # Errors
     /// As for [`revoke_jwt`](Self::revoke_jwt).
