@@ -26,7 +26,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("layer", &["auth", "error", "event", "id", "net", "principal", "secret"]),
     ("extract", &["auth", "error", "id", "layer", "principal", "secret"]),
     ("api", &["auth", "error", "id", "layer", "manage", "net", "principal", "scope", "time", "token"]),
-    ("testing", &["error", "event", "id", "net", "principal", "scope", "secret", "store", "time", "token"]),
+    (
+        "testing",
+        &["error", "event", "id", "jwt", "net", "principal", "scope", "secret", "store", "time", "token"],
+    ),
 ];
 
 /// What the crate's root exports, and where it comes from.

@@ -146,29 +146,13 @@ impl JwtIssuer {
         if let (Some(kid), Some(header)) = (&self.kid, header.as_object_mut()) {
             header.insert("kid".into(), json!(kid));
         }
-        let message = format!(
-            "{}.{}",
-            BASE64.encode(header.to_string()),
-            BASE64.encode(Value::Object(all).to_string())
-        );
-        let signature = self.signer.sign(message.as_bytes())?;
-        Ok(format!("{message}.{}", BASE64.encode(signature)))
+        self.signer.token(&header, &Value::Object(all))
     }
 
     /// The public keys that verify these tokens, as a JSON Web Key Set (RFC 7517).
     #[must_use]
     pub fn jwks(&self) -> String {
-        let keys: Vec<Value> = self
-            .signer
-            .public_key()
-            .map(|x| {
-                json!({
-                    "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig",
-                    "kid": self.kid, "x": BASE64.encode(x),
-                })
-            })
-            .into_iter()
-            .collect();
+        let keys: Vec<Value> = self.signer.public_jwk(self.kid.as_deref()).into_iter().collect();
         json!({ "keys": keys }).to_string()
     }
 

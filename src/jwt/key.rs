@@ -277,7 +277,7 @@ impl VerifyingKey {
     }
 
     /// Whether `signature` is this key's over `message`.
-    pub(super) fn verify(&self, message: &[u8], signature: &Vec<u8>) -> bool {
+    pub(crate) fn verify(&self, message: &[u8], signature: &Vec<u8>) -> bool {
         self.verify_on(backend(), message, signature)
     }
 

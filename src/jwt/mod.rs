@@ -41,7 +41,7 @@ mod provider;
 mod remote;
 mod secret;
 mod several;
-mod sign;
+pub(crate) mod sign;
 mod verify;
 
 pub use crate::principal::JwtClaims;

@@ -2,6 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use jsonwebtoken::{Algorithm as Jwa, EncodingKey, jwk::EllipticCurve};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -13,7 +14,7 @@ const ED25519_PKCS8: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// A private key and the algorithm that it signs by.
-pub(super) struct Signer {
+pub(crate) struct Signer {
     key: EncodingKey,
     algorithm: Algorithm,
     /// The public half, if there is one.
@@ -26,7 +27,7 @@ impl Signer {
         Self { key: EncodingKey::from_secret(secret), algorithm: Algorithm::HS256, public: None }
     }
 
-    pub(super) fn ed25519(seed: &[u8; 32]) -> Result<Self, ConfigError> {
+    pub(crate) fn ed25519(seed: &[u8; 32]) -> Result<Self, ConfigError> {
         let der = Zeroizing::new([&ED25519_PKCS8[..], seed].concat());
         let public = (backend().key_utils.ed_pub_components_from_private_key)(&der, &EllipticCurve::Ed25519);
         let public =
@@ -39,8 +40,10 @@ impl Signer {
         self.algorithm
     }
 
-    pub(super) fn public_key(&self) -> Option<&[u8]> {
-        self.public.as_deref()
+    /// The public key as a JSON Web Key of this name, if there is one.
+    pub(crate) fn public_jwk(&self, kid: Option<&str>) -> Option<Value> {
+        let x = BASE64.encode(self.public.as_deref()?);
+        Some(json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": x }))
     }
 
     /// The thumbprint of the public key (RFC 7638, section 3; RFC 8037, section 2).
@@ -50,7 +53,14 @@ impl Signer {
         Some(BASE64.encode(Sha256::digest(members)).into())
     }
 
-    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, ConfigError> {
+    /// The token of this header and these claims, signed.
+    pub(crate) fn token(&self, header: &Value, claims: &Value) -> Result<String, ConfigError> {
+        let message = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims.to_string()));
+        let signature = self.sign(message.as_bytes())?;
+        Ok(format!("{message}.{}", BASE64.encode(signature)))
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, ConfigError> {
         let algorithm = match self.algorithm {
             Algorithm::HS256 => Jwa::HS256,
             _ => Jwa::EdDSA,

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    fmt,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -10,28 +11,22 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-#[cfg(feature = "jwt")]
-use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
-#[cfg(not(feature = "jwt"))]
-use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER;
-use jsonwebtoken::{Algorithm, EncodingKey, jwk::EllipticCurve};
 use serde_json::{Map, Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
 };
 
-use crate::time::{Clock, SystemClock};
+use crate::{
+    jwt::sign::Signer,
+    time::{Clock, SystemClock},
+};
 
-/// What comes before the 32 bytes of an Ed25519 seed in PKCS#8 (RFC 8410, section 7).
-const PKCS8_ED25519: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const KEYS: &str = "/keys";
 /// Where [`IssuerMode::Redirect`] leads, so that a client that follows finds what it must not.
@@ -102,15 +97,13 @@ struct Provider {
 struct State {
     mode: IssuerMode,
     /// Never empty; the last one signs.
-    keys: Vec<SigningKey>,
+    keys: Vec<Arc<SigningKey>>,
     made: usize,
 }
 
-#[derive(Clone, Debug)]
 struct SigningKey {
     kid: String,
-    private: EncodingKey,
-    public: String,
+    signer: Signer,
 }
 
 impl FakeIssuer {
@@ -128,7 +121,11 @@ impl FakeIssuer {
         let address = listener.local_addr().expect("the address of a listener");
         let provider = Arc::new(Provider {
             address,
-            state: Mutex::new(State { mode: IssuerMode::Up, keys: vec![SigningKey::new(1)], made: 1 }),
+            state: Mutex::new(State {
+                mode: IssuerMode::Up,
+                keys: vec![Arc::new(SigningKey::new(1))],
+                made: 1,
+            }),
             key_set_requests: AtomicUsize::new(0),
             discovery_requests: AtomicUsize::new(0),
         });
@@ -186,10 +183,7 @@ impl FakeIssuer {
             "iat": now,
             "exp": now.saturating_add(3600),
         });
-        let signed = format!("{}.{}", base64url(&header), base64url(&merged(added, claims)));
-        let signer = (DEFAULT_PROVIDER.signer_factory)(&Algorithm::EdDSA, &key.private).expect("a signer");
-        let signature = signer.try_sign(signed.as_bytes()).expect("a signature");
-        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+        key.signer.token(&header, &merged(added, claims)).expect("a signature")
     }
 
     /// Signs with a new key from now on. The old ones stay in the set.
@@ -197,7 +191,7 @@ impl FakeIssuer {
         let mut state = self.provider.state();
         state.made = state.made.saturating_add(1);
         let key = SigningKey::new(state.made);
-        state.keys.push(key);
+        state.keys.push(Arc::new(key));
     }
 
     /// Takes all keys but the newest out of the set.
@@ -235,25 +229,18 @@ impl SigningKey {
     fn new(number: usize) -> Self {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).expect("random bytes");
-        let der = [&PKCS8_ED25519[..], &seed].concat();
-        let components = DEFAULT_PROVIDER.key_utils.ed_pub_components_from_private_key;
-        let public = components(&der, &EllipticCurve::Ed25519).expect("a public key");
-        Self {
-            kid: format!("key-{number}"),
-            private: EncodingKey::from_ed_der(&der),
-            public: URL_SAFE_NO_PAD.encode(public),
-        }
+        let signer = Signer::ed25519(&seed).expect("a key");
+        Self { kid: format!("key-{number}"), signer }
     }
 
-    fn jwk(&self) -> Value {
-        json!({
-            "kty": "OKP",
-            "crv": "Ed25519",
-            "use": "sig",
-            "alg": "EdDSA",
-            "kid": self.kid,
-            "x": self.public,
-        })
+    fn jwk(&self) -> Option<Value> {
+        self.signer.public_jwk(Some(&self.kid))
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 
@@ -310,7 +297,7 @@ impl Provider {
     }
 
     fn key_set(&self, mode: IssuerMode) -> Value {
-        let keys: Vec<_> = self.state().keys.iter().map(SigningKey::jwk).collect();
+        let keys: Vec<_> = self.state().keys.iter().filter_map(|key| key.jwk()).collect();
         json!({ "keys": if mode == IssuerMode::NoKeys { Vec::new() } else { keys } })
     }
 }
@@ -351,15 +338,11 @@ fn merged(defaults: Value, given: Value) -> Value {
     Value::Object(all)
 }
 
-fn base64url(value: &Value) -> String {
-    URL_SAFE_NO_PAD.encode(value.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::ManualClock;
-    use jsonwebtoken::DecodingKey;
+    use crate::{jwt::VerifyingKey, testing::ManualClock};
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
     #[tokio::test]
     async fn tokens_are_signed_by_the_key_that_is_published() {
@@ -371,9 +354,8 @@ mod tests {
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
         let set = issuer.provider.key_set(IssuerMode::Up);
-        let key = DecodingKey::from_ed_components(set["keys"][1]["x"].as_str().unwrap()).unwrap();
-        let verifier = (DEFAULT_PROVIDER.verifier_factory)(&Algorithm::EdDSA, &key).unwrap();
-        assert!(verifier.verify(signed.as_bytes(), &signature).is_ok());
+        let key = VerifyingKey::from_jwk(set["keys"][1].to_string()).unwrap();
+        assert!(key.verify(signed.as_bytes(), &signature));
 
         let parts = signed.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
         let parts: Vec<Value> = parts.map(|part| serde_json::from_slice(&part).unwrap()).collect();
