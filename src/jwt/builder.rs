@@ -279,7 +279,8 @@ impl<I, A> JwtBuilder<I, A> {
     /// Which algorithm RSA keys of a key set have that do not say so themselves; `RS256` by default. It is
     /// never taken from a token.
     pub fn with_rsa_algorithm(self, algorithm: Algorithm) -> Self {
-        self.change(|settings| settings.rsa_algorithm = algorithm)
+        let builder = self.change(|settings| settings.rsa_algorithm = algorithm);
+        builder.refuse_unless(algorithm.is_rsa(), "the algorithm of RSA keys is one of RS256 to PS512")
     }
 
     /// Which user a token stands for; its subject by default.

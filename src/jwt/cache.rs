@@ -67,9 +67,13 @@ impl Entry {
     }
 
     fn weight(&self) -> usize {
-        // The claims are about as long as the token.
-        2 * self.token.len() + ENTRY_BYTES
+        weight(self.token.len())
     }
+}
+
+/// What an entry takes whose token is so long. The claims are about as long as the token.
+fn weight(token_bytes: usize) -> usize {
+    2 * token_bytes + ENTRY_BYTES
 }
 
 /// Verified tokens, within a budget of bytes.
@@ -129,11 +133,16 @@ impl VerifiedTokens {
         judge(entry)
     }
 
+    /// Whether there is any use in making an entry for this token.
+    pub(super) fn has_place_for(&self, token: &[u8]) -> bool {
+        weight(token.len()) <= self.budget
+    }
+
     /// Keeps a verified token, in the place of others if there is no room.
     pub(super) fn insert(&self, entry: Entry) {
         let hash = self.hash(&entry.token);
         let weight = entry.weight();
-        if weight > self.budget {
+        if !self.has_place_for(&entry.token) {
             return;
         }
         let Some(shard) = self.shard(hash) else { return };

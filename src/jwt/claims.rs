@@ -2,11 +2,11 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use super::json::{Object, Value};
+use super::json::{Nested, Object, Value};
 use crate::{
     error::Refusal,
     id::{UserId, is_unprintable},
-    principal::JwtClaims,
+    principal::{JwtClaims, JwtTexts},
     scope::{Grant, RoleSet, ScopeSet},
     time::UnixTime,
 };
@@ -31,10 +31,10 @@ impl<'a> Header<'a> {
     pub(super) fn read(header: &Object<'a>) -> Result<Self, Refusal> {
         let (mut alg, mut kid, mut typ) = (None, None, None);
         for (name, value) in header.members() {
-            match (&*name, value) {
-                ("alg", Value::String(text)) => alg = Some(text),
-                ("kid", Value::String(text)) if is_name(&text) => kid = Some(text),
-                ("typ", Value::String(text)) => typ = Some(text),
+            match (name, value) {
+                ("alg", Value::String(text)) => alg = Some(text.clone()),
+                ("kid", Value::String(text)) if is_name(text) => kid = Some(text.clone()),
+                ("typ", Value::String(text)) => typ = Some(text.clone()),
                 ("alg" | "kid" | "typ", _) => return Err(Refusal::Malformed),
                 (name, _) if REFUSED_IN_HEADER.contains(&name) => return Err(Refusal::Malformed),
                 _ => {}
@@ -78,7 +78,7 @@ impl<const N: usize> From<[&str; N]> for ClaimPath {
 impl ClaimPath {
     fn find<'a>(&self, claims: &Object<'a>) -> Option<Value<'a>> {
         let (first, rest) = self.0.split_first()?;
-        let mut found = claims.get(first)?;
+        let mut found = claims.get(first)?.clone();
         for name in rest {
             let Value::Object(object) = found else { return None };
             found = object.get(name)?;
@@ -149,15 +149,14 @@ impl Rules {
             }
         }
         let subject = claims.subject.as_deref().filter(|subject| UserId::is_valid(subject));
-        let jwt = JwtClaims {
-            issuer: claims.issuer.as_deref().unwrap_or_default().into(),
-            subject: subject.ok_or(Refusal::Subject)?.into(),
-            jwt_id: claims.jwt_id.as_deref().map(Box::from),
-            issued_at: claims.issued_at,
-            expires_at,
-            payload: claims.all.as_str().into(),
-            confirmation: claims.confirmation.as_ref().map(|cnf| cnf.as_str().into()),
+        let texts = JwtTexts {
+            payload: claims.all.as_str(),
+            issuer: claims.issuer.as_deref().unwrap_or_default(),
+            subject: subject.ok_or(Refusal::Subject)?,
+            jwt_id: claims.jwt_id.as_deref().unwrap_or_default(),
+            confirmation: claims.confirmation.as_ref().map_or("", Nested::as_str),
         };
+        let jwt = JwtClaims::new(&texts, claims.issued_at, expires_at).ok_or(Refusal::Malformed)?;
         let valid_from = claims.not_before.max(claims.issued_at).unwrap_or(UnixTime::EPOCH);
         Ok(Accepted {
             jwt,
@@ -232,10 +231,10 @@ impl Rules {
             None if self.missing_scope_means_all => Ok(Grant::All),
             None => Ok(Grant::Only(ScopeSet::empty())),
             Some(value) => {
-                let names = names_in(&value)?;
+                let mut names = names_in(&value)?;
                 // An issuer's text is no pattern of ours.
-                let plain = names.iter().filter(|name| !name.contains('*'));
-                ScopeSet::new(plain).map(Grant::Only).map_err(|_| Refusal::Claim)
+                names.retain(|name| !name.contains('*'));
+                ScopeSet::new(names).map(Grant::Only).map_err(|_| Refusal::Claim)
             }
         }
     }
@@ -279,7 +278,7 @@ pub(super) struct Claims<'a> {
     expires_at: Option<UnixTime>,
     not_before: Option<UnixTime>,
     issued_at: Option<UnixTime>,
-    confirmation: Option<Object<'a>>,
+    confirmation: Option<Nested<'a>>,
     /// Whether it has claims that only ID tokens have (OpenID Connect Core, section 3.1.3.6).
     is_id_token: bool,
     all: Object<'a>,
@@ -290,16 +289,16 @@ impl<'a> Claims<'a> {
         let (mut issuer, mut subject, mut jwt_id, mut confirmation) = (None, None, None, None);
         let (mut expires_at, mut not_before, mut issued_at, mut is_id_token) = (None, None, None, false);
         for (name, value) in all.members() {
-            match (&*name, value) {
-                ("iss", Value::String(text)) => issuer = Some(text),
+            match (name, value) {
+                ("iss", Value::String(text)) => issuer = Some(text.clone()),
                 ("iss", _) => return Err(Refusal::Issuer),
-                ("sub", Value::String(text)) => subject = Some(text),
+                ("sub", Value::String(text)) => subject = Some(text.clone()),
                 ("sub", _) => return Err(Refusal::Subject),
-                ("jti", Value::String(text)) if is_name(&text) => jwt_id = Some(text),
-                ("exp", value) => expires_at = Some(read_time(&value)?),
-                ("nbf", value) => not_before = Some(read_time(&value)?),
-                ("iat", value) => issued_at = Some(read_time(&value)?),
-                ("cnf", Value::Object(object)) => confirmation = Some(object),
+                ("jti", Value::String(text)) if is_name(text) => jwt_id = Some(text.clone()),
+                ("exp", value) => expires_at = Some(read_time(value)?),
+                ("nbf", value) => not_before = Some(read_time(value)?),
+                ("iat", value) => issued_at = Some(read_time(value)?),
+                ("cnf", Value::Object(object)) => confirmation = Some(object.clone()),
                 ("jti" | "cnf", _) => return Err(Refusal::Claim),
                 ("at_hash" | "c_hash" | "s_hash" | "nonce", _) => is_id_token = true,
                 _ => {}

@@ -15,9 +15,10 @@ pub(super) fn is_jwt_shaped(token: &[u8]) -> bool {
 pub(super) struct Compact<'a> {
     /// What is signed: header and payload as they were sent.
     pub(super) signing_input: &'a [u8],
-    pub(super) header: Vec<u8>,
-    pub(super) payload: Vec<u8>,
-    pub(super) signature: Vec<u8>,
+    /// Header, payload and signature.
+    decoded: Vec<u8>,
+    header_end: usize,
+    payload_end: usize,
 }
 
 impl<'a> Compact<'a> {
@@ -31,20 +32,35 @@ impl<'a> Compact<'a> {
             return Err(Malformed);
         };
         let signed = header.len() + 1 + payload.len();
-        Ok(Self {
-            signing_input: token.get(..signed).ok_or(Malformed)?,
-            header: decode(header)?,
-            payload: decode(payload)?,
-            signature: decode(signature)?,
-        })
+        let signing_input = token.get(..signed).ok_or(Malformed)?;
+        // What the decoder reserves for the last part is a little more than that part takes.
+        let mut decoded = Vec::with_capacity(token.len() / 4 * 3 + 8);
+        let header_end = decode(header, &mut decoded)?;
+        let payload_end = decode(payload, &mut decoded)?;
+        decode(signature, &mut decoded)?;
+        Ok(Self { signing_input, decoded, header_end, payload_end })
+    }
+
+    pub(super) fn header(&self) -> &[u8] {
+        self.decoded.get(..self.header_end).unwrap_or_default()
+    }
+
+    pub(super) fn payload(&self) -> &[u8] {
+        self.decoded.get(self.header_end..self.payload_end).unwrap_or_default()
+    }
+
+    pub(super) fn signature(&self) -> &[u8] {
+        self.decoded.get(self.payload_end..).unwrap_or_default()
     }
 }
 
-fn decode(part: &[u8]) -> Result<Vec<u8>, Malformed> {
+/// Appends what `part` says; where that ends.
+fn decode(part: &[u8], decoded: &mut Vec<u8>) -> Result<usize, Malformed> {
     if part.is_empty() {
         return Err(Malformed);
     }
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| Malformed)
+    URL_SAFE_NO_PAD.decode_vec(part, decoded).map_err(|_| Malformed)?;
+    Ok(decoded.len())
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! A strict reader of JSON (RFC 8259) for headers and claims.
 //!
 //! Names are unique at every level, nesting is bounded, and nothing is guessed: what two parsers could read
-//! in two ways is refused. It is independent of the features that a program may turn on in `serde_json`.
+//! in two ways is refused. It is independent of the features that a program may turn on in `serde_json`. One
+//! pass reads the members of an object and checks all that is in them; what is nested is read when it is asked
+//! for.
 
 use std::borrow::Cow;
 
@@ -18,11 +20,18 @@ const LAST_SECOND: f64 = 253_402_300_799.0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// One object, checked.
-#[derive(Clone, Debug)]
-pub(super) struct Object<'a>(&'a str);
+/// The members of one object, in their order.
+#[derive(Debug)]
+pub(super) struct Object<'a> {
+    text: &'a str,
+    members: Vec<(Cow<'a, str>, Value<'a>)>,
+}
 
-/// One list, checked.
+/// An object within a checked text.
+#[derive(Clone, Debug)]
+pub(super) struct Nested<'a>(&'a str);
+
+/// A list within a checked text.
 #[derive(Clone, Debug)]
 pub(super) struct Array<'a>(&'a str);
 
@@ -38,40 +47,40 @@ pub(super) enum Value<'a> {
     Number(Number<'a>),
     String(Cow<'a, str>),
     Array(Array<'a>),
-    Object(Object<'a>),
+    Object(Nested<'a>),
 }
 
 impl<'a> Object<'a> {
-    /// Checks that `text` is one object in UTF-8, with white space around it at most.
+    /// Reads `text`, which is one object in UTF-8, with white space around it at most.
     pub(super) fn parse(text: &'a [u8]) -> Result<Self, Malformed> {
         let text = std::str::from_utf8(text).map_err(|_| Malformed)?;
         let mut scan = Scan { text, at: 0 };
         scan.skip_space();
-        if scan.peek() != Some(b'{') {
-            return Err(Malformed);
-        }
         let start = scan.at;
-        scan.check_value(MAX_DEPTH)?;
+        let members = scan.members(MAX_DEPTH)?;
         let object = text.get(start..scan.at).ok_or(Malformed)?;
         scan.skip_space();
-        if scan.at == text.len() { Ok(Self(object)) } else { Err(Malformed) }
+        if scan.at == text.len() { Ok(Self { text: object, members }) } else { Err(Malformed) }
     }
 
     /// Names and values, in their order.
-    pub(super) fn members(&self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> + use<'a> {
-        let mut scan = Scan { text: self.0, at: 1 };
-        std::iter::from_fn(move || {
-            scan.skip_to_item()?;
-            let name = unescape(scan.take_string()?);
-            scan.skip_space();
-            scan.at += 1; // the colon
-            scan.skip_space();
-            Some((name, scan.take_value()?))
-        })
+    pub(super) fn members(&self) -> impl Iterator<Item = (&str, &Value<'a>)> {
+        self.members.iter().map(|(name, value)| (&**name, value))
     }
 
+    pub(super) fn get(&self, name: &str) -> Option<&Value<'a>> {
+        self.members().find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
+    pub(super) fn as_str(&self) -> &'a str {
+        self.text
+    }
+}
+
+impl<'a> Nested<'a> {
     pub(super) fn get(&self, name: &str) -> Option<Value<'a>> {
-        self.members().find(|(other, _)| other == name).map(|(_, value)| value)
+        let members = Scan { text: self.0, at: 0 }.members(MAX_DEPTH).ok()?;
+        members.into_iter().find(|(other, _)| other == name).map(|(_, value)| value)
     }
 
     pub(super) fn as_str(&self) -> &'a str {
@@ -82,10 +91,7 @@ impl<'a> Object<'a> {
 impl<'a> Array<'a> {
     pub(super) fn items(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
         let mut scan = Scan { text: self.0, at: 1 };
-        std::iter::from_fn(move || {
-            scan.skip_to_item()?;
-            scan.take_value()
-        })
+        std::iter::from_fn(move || scan.next_item())
     }
 }
 
@@ -120,8 +126,8 @@ impl<'a> Scan<'a> {
         }
     }
 
+    #[inline]
     fn require(&mut self, byte: u8) -> Result<(), Malformed> {
-        self.skip_space();
         if self.peek() == Some(byte) {
             self.at += 1;
             Ok(())
@@ -130,81 +136,102 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn check_value(&mut self, depth: usize) -> Result<(), Malformed> {
-        match self.peek().ok_or(Malformed)? {
-            b'{' => self.check_object(depth.checked_sub(1).ok_or(Malformed)?),
-            b'[' => self.check_array(depth.checked_sub(1).ok_or(Malformed)?),
-            b'"' => self.check_string().map(drop),
-            b't' => self.check_word("true"),
-            b'f' => self.check_word("false"),
-            b'n' => self.check_word("null"),
-            _ => self.check_number(),
-        }
+    fn value(&mut self, depth: usize) -> Result<Value<'a>, Malformed> {
+        let start = self.at;
+        Ok(match self.peek().ok_or(Malformed)? {
+            b'"' => Value::String(self.string()?),
+            b'{' => {
+                self.members(depth)?;
+                Value::Object(Nested(self.since(start)?))
+            }
+            b'[' => {
+                self.array(depth.checked_sub(1).ok_or(Malformed)?)?;
+                Value::Array(Array(self.since(start)?))
+            }
+            b't' => self.word("true", Value::Bool)?,
+            b'f' => self.word("false", Value::Bool)?,
+            b'n' => self.word("null", Value::Null)?,
+            _ => {
+                self.number()?;
+                Value::Number(Number(self.since(start)?))
+            }
+        })
     }
 
-    fn check_object(&mut self, depth: usize) -> Result<(), Malformed> {
-        self.at += 1;
-        let mut names = Names::default();
+    fn since(&self, start: usize) -> Result<&'a str, Malformed> {
+        self.text.get(start..self.at).ok_or(Malformed)
+    }
+
+    /// An object, to its end.
+    fn members(&mut self, depth: usize) -> Result<Vec<(Cow<'a, str>, Value<'a>)>, Malformed> {
+        let depth = depth.checked_sub(1).ok_or(Malformed)?;
+        self.require(b'{')?;
         self.skip_space();
-        if self.peek() == Some(b'}') {
-            self.at += 1;
-            return Ok(());
+        if self.require(b'}').is_ok() {
+            return Ok(Vec::new());
         }
+        let mut members = Vec::with_capacity(FEW / 2);
         loop {
             self.skip_space();
-            names.add(unescape(self.check_string()?))?;
+            let name = self.string()?;
+            self.skip_space();
             self.require(b':')?;
             self.skip_space();
-            self.check_value(depth)?;
+            members.push((name, self.value(depth)?));
             self.skip_space();
-            match self.peek() {
-                Some(b',') => self.at += 1,
-                _ => break,
+            if self.require(b',').is_err() {
+                break;
             }
         }
         self.require(b'}')?;
-        names.are_unique()
+        if are_unique(&members) { Ok(members) } else { Err(Malformed) }
     }
 
-    fn check_array(&mut self, depth: usize) -> Result<(), Malformed> {
-        self.at += 1;
+    fn array(&mut self, depth: usize) -> Result<(), Malformed> {
+        self.require(b'[')?;
         self.skip_space();
-        if self.peek() == Some(b']') {
-            self.at += 1;
+        if self.require(b']').is_ok() {
             return Ok(());
         }
         loop {
             self.skip_space();
-            self.check_value(depth)?;
+            self.value(depth)?;
             self.skip_space();
-            match self.peek() {
-                Some(b',') => self.at += 1,
-                _ => return self.require(b']'),
+            if self.require(b',').is_err() {
+                return self.require(b']');
             }
         }
     }
 
-    /// The text between the quotes, as it stands.
-    fn check_string(&mut self) -> Result<&'a str, Malformed> {
-        if self.peek() != Some(b'"') {
-            return Err(Malformed);
-        }
-        self.at += 1;
-        let start = self.at;
+    /// The next item of a checked list, if there is one.
+    fn next_item(&mut self) -> Option<Value<'a>> {
+        self.skip_space();
+        let _ = self.require(b',');
+        self.skip_space();
+        if self.peek()? == b']' { None } else { self.value(MAX_DEPTH).ok() }
+    }
+
+    fn string(&mut self) -> Result<Cow<'a, str>, Malformed> {
+        self.require(b'"')?;
+        let (start, mut escaped) = (self.at, false);
         loop {
+            self.at += plain_bytes(self.text.as_bytes().get(self.at..).unwrap_or_default());
             match self.peek().ok_or(Malformed)? {
                 b'"' => break,
-                b'\\' => self.check_escape()?,
+                b'\\' => {
+                    escaped = true;
+                    self.escape()?;
+                }
                 0..=0x1f => return Err(Malformed),
                 _ => self.at += 1,
             }
         }
-        let inside = self.text.get(start..self.at).ok_or(Malformed)?;
+        let inside = self.since(start)?;
         self.at += 1;
-        Ok(inside)
+        Ok(if escaped { Cow::Owned(unescape(inside)) } else { Cow::Borrowed(inside) })
     }
 
-    fn check_escape(&mut self) -> Result<(), Malformed> {
+    fn escape(&mut self) -> Result<(), Malformed> {
         let (next, length) = match self.text.as_bytes().get(self.at + 1).ok_or(Malformed)? {
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => (None, 2),
             b'u' => match hex4(self.text, self.at + 2).ok_or(Malformed)? {
@@ -225,135 +252,73 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn check_word(&mut self, word: &str) -> Result<(), Malformed> {
+    fn word(&mut self, word: &str, value: Value<'a>) -> Result<Value<'a>, Malformed> {
         if self.text.get(self.at..).is_some_and(|rest| rest.starts_with(word)) {
             self.at += word.len();
-            Ok(())
+            Ok(value)
         } else {
             Err(Malformed)
         }
     }
 
-    fn check_number(&mut self) -> Result<(), Malformed> {
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
+    fn number(&mut self) -> Result<(), Malformed> {
+        let _ = self.require(b'-');
         let leading_zero = self.peek() == Some(b'0');
-        let digits = self.skip_digits()?;
+        let digits = self.digits()?;
         if leading_zero && digits > 1 {
             return Err(Malformed);
         }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.skip_digits()?;
+        if self.require(b'.').is_ok() {
+            self.digits()?;
         }
         if matches!(self.peek(), Some(b'e' | b'E')) {
             self.at += 1;
             if matches!(self.peek(), Some(b'+' | b'-')) {
                 self.at += 1;
             }
-            self.skip_digits()?;
+            self.digits()?;
         }
         Ok(())
     }
 
-    fn skip_digits(&mut self) -> Result<usize, Malformed> {
+    fn digits(&mut self) -> Result<usize, Malformed> {
         let start = self.at;
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.at += 1;
         }
         if self.at > start { Ok(self.at - start) } else { Err(Malformed) }
     }
-
-    /// To the next item of a checked object or list, if there is one.
-    fn skip_to_item(&mut self) -> Option<()> {
-        self.skip_space();
-        if self.peek()? == b',' {
-            self.at += 1;
-            self.skip_space();
-        }
-        (!matches!(self.peek()?, b'}' | b']')).then_some(())
-    }
-
-    /// A string of a checked text, as it stands.
-    fn take_string(&mut self) -> Option<&'a str> {
-        self.check_string().ok()
-    }
-
-    /// A value of a checked text. What is nested in it is passed over, not read.
-    fn take_value(&mut self) -> Option<Value<'a>> {
-        let start = self.at;
-        match self.peek()? {
-            b'"' => return Some(Value::String(unescape(self.take_string()?))),
-            b'{' | b'[' => self.pass_over()?,
-            _ => {
-                while !matches!(self.peek(), None | Some(b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r')) {
-                    self.at += 1;
-                }
-            }
-        }
-        let text = self.text.get(start..self.at)?;
-        Some(match text.as_bytes().first()? {
-            b'{' => Value::Object(Object(text)),
-            b'[' => Value::Array(Array(text)),
-            b't' | b'f' => Value::Bool,
-            b'n' => Value::Null,
-            _ => Value::Number(Number(text)),
-        })
-    }
-
-    fn pass_over(&mut self) -> Option<()> {
-        let mut depth = 0usize;
-        loop {
-            match self.peek()? {
-                b'"' => drop(self.take_string()?),
-                byte => {
-                    self.at += 1;
-                    match byte {
-                        b'{' | b'[' => depth += 1,
-                        b'}' | b']' => depth -= 1,
-                        _ => {}
-                    }
-                }
-            }
-            if depth == 0 {
-                return Some(());
-            }
-        }
-    }
 }
 
-/// The names of one object.
-#[derive(Default)]
-struct Names<'a> {
-    few: [Cow<'a, str>; FEW],
-    count: usize,
-    many: Vec<Cow<'a, str>>,
+/// How many bytes there are, in steps of eight, before one that means something in a string: a quote, a
+/// backslash, or a control character.
+#[inline]
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    // The lowest bit that is set is that of the first byte below `limit`, which is 128 at most.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGHS;
+    let is = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let mut at = 0;
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+        let word = u64::from_le_bytes(*chunk);
+        let hits = is(word, b'"') | is(word, b'\\') | below(word, 0x20);
+        if hits != 0 {
+            return at + hits.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at
 }
 
-impl<'a> Names<'a> {
-    fn add(&mut self, name: Cow<'a, str>) -> Result<(), Malformed> {
-        match self.few.get_mut(self.count) {
-            Some(slot) => *slot = name,
-            None => {
-                self.many.push(name);
-                return Ok(());
-            }
-        }
-        let (before, now) = self.few.split_at(self.count);
-        self.count += 1;
-        if before.contains(now.first().ok_or(Malformed)?) { Err(Malformed) } else { Ok(()) }
+fn are_unique(members: &[(Cow<'_, str>, Value<'_>)]) -> bool {
+    if members.len() <= FEW {
+        let mut names = members.iter().enumerate();
+        return names.all(|(at, (name, _))| members.iter().take(at).all(|(other, _)| other != name));
     }
-
-    fn are_unique(mut self) -> Result<(), Malformed> {
-        if self.many.is_empty() {
-            return Ok(());
-        }
-        self.many.extend(self.few);
-        self.many.sort_unstable();
-        let twice = self.many.windows(2).any(|pair| pair.first() == pair.last());
-        if twice { Err(Malformed) } else { Ok(()) }
-    }
+    let mut names: Vec<&str> = members.iter().map(|(name, _)| &**name).collect();
+    names.sort_unstable();
+    names.windows(2).all(|pair| pair.first() != pair.last())
 }
 
 fn hex4(text: &str, at: usize) -> Option<u16> {
@@ -362,10 +327,7 @@ fn hex4(text: &str, at: usize) -> Option<u16> {
 }
 
 /// A checked string without its escapes.
-fn unescape(text: &str) -> Cow<'_, str> {
-    if !text.contains('\\') {
-        return Cow::Borrowed(text);
-    }
+fn unescape(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((plain, escape)) = rest.split_once('\\') {
@@ -383,7 +345,7 @@ fn unescape(text: &str) -> Cow<'_, str> {
         rest = escape.get(length..).unwrap_or_default();
     }
     clean.push_str(rest);
-    Cow::Owned(clean)
+    clean
 }
 
 /// The character of `u0041` or `ud83d\ude00`, and how long that is.
@@ -477,6 +439,23 @@ mod tests {
         }
     }
 
+    /// A byte that means something is found wherever it stands, beside any other byte.
+    #[test]
+    fn strings_end_where_they_end() {
+        for special in [b'"', b'\\', 0, 0x1f] {
+            for neighbour in [0x20, 0x21, 0x23, 0x5b, 0x5d, 0x7f, 0x80, 0xa2, 0xdc, 0xff] {
+                for at in 0..24 {
+                    let mut bytes = [neighbour; 24];
+                    bytes[at] = special;
+                    assert_eq!(plain_bytes(&bytes), at, "{special} {neighbour}");
+                    bytes[23] = special;
+                    assert_eq!(plain_bytes(&bytes), at, "{special} {neighbour}");
+                }
+                assert_eq!(plain_bytes(&[neighbour; 23]), 16, "{neighbour}");
+            }
+        }
+    }
+
     #[test]
     fn numeric_dates_are_bounded() {
         for (text, millis) in [
@@ -505,10 +484,14 @@ mod tests {
                 a.items().count() == b.len() && a.items().zip(b).all(|(a, b)| same(&a, b))
             }
             (Value::Object(a), serde_json::Value::Object(b)) => {
-                a.members().count() == b.len() && a.members().all(|(name, a)| same(&a, &b[&*name]))
+                same_object(&Object::parse(a.as_str().as_bytes()).unwrap(), b)
             }
             _ => false,
         }
+    }
+
+    fn same_object(ours: &Object<'_>, theirs: &serde_json::Map<String, serde_json::Value>) -> bool {
+        ours.members().count() == theirs.len() && ours.members().all(|(name, a)| same(a, &theirs[name]))
     }
 
     fn json() -> impl Strategy<Value = serde_json::Value> {
@@ -530,10 +513,11 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_read_is_read_as_everywhere(value in prop::collection::hash_map(".{0,6}", json(), 0..25)) {
-            let value = serde_json::Value::Object(value.into_iter().collect());
-            for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
+            let value: serde_json::Map<_, _> = value.into_iter().collect();
+            let text = serde_json::Value::Object(value.clone());
+            for text in [text.to_string(), serde_json::to_string_pretty(&text).unwrap()] {
                 let object = Object::parse(text.as_bytes()).unwrap();
-                prop_assert!(same(&Value::Object(object), &value), "{text}");
+                prop_assert!(same_object(&object, &value), "{text}");
             }
         }
 
@@ -544,8 +528,8 @@ mod tests {
             let text = format!("{{{text}}}");
             if let Ok(object) = Object::parse(text.as_bytes()) {
                 // Only numbers beyond 64-bit floats are read here and not there.
-                if let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) {
-                    prop_assert!(same(&Value::Object(object), &value), "{text}");
+                if let Ok(value) = serde_json::from_str(&text) {
+                    prop_assert!(same_object(&object, &value), "{text}");
                 } else {
                     prop_assert!(text.contains(['e', 'E']) || text.len() > 300, "{text}");
                 }

@@ -114,12 +114,8 @@ fn read_public(key: &Value, rsa: Algorithm) -> Result<VerifyingKey, &'static str
         Some(Value::String(name)) => Algorithm::from_name(name).ok_or("its `alg` is not supported")?,
         Some(_) => return Err("its `alg` is no text"),
     };
-    let key =
-        VerifyingKey::from_material(algorithm, &material).map_err(|_| "its `alg` does not fit its type")?;
-    if !key.is_usable() {
-        return Err("it is no point of its curve");
-    }
-    named(key, members)
+    let refused = |_| "its `alg` does not fit its type, or it is no point of its curve";
+    named(VerifyingKey::from_material(algorithm, &material).map_err(refused)?, members)
 }
 
 fn named(key: VerifyingKey, members: &Map<String, Value>) -> Result<VerifyingKey, &'static str> {

@@ -2,34 +2,16 @@
 
 use std::{fmt, sync::Arc};
 
-use jsonwebtoken::{Algorithm as Jwa, DecodingKey, crypto::CryptoProvider};
 use sha2::{Digest, Sha256};
 
-use super::{jwk, pem, secret};
+use super::{crypto::Checker, jwk, pem, secret};
 use crate::{error::ConfigError, id::is_unprintable, secret::TokenDigest};
-
-#[cfg(not(any(feature = "jwt", feature = "jwt-rust-crypto")))]
-compile_error!("the feature `_jwt` is internal; turn on `jwt` or `jwt-rust-crypto`");
 
 /// The most keys that a set may hold.
 pub(super) const MAX_KEYS: usize = 100;
 
 /// Keys that are tried for one token, at most.
 const MOST_TRIED: usize = 8;
-
-/// Every backend that is compiled in; the first is used.
-static BACKENDS: &[&CryptoProvider] = &[
-    #[cfg(feature = "jwt")]
-    &jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER,
-    #[cfg(feature = "jwt-rust-crypto")]
-    &jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER,
-];
-
-/// The backend that makes and verifies signatures: AWS-LC if it is there.
-#[expect(clippy::indexing_slicing, reason = "one of the two is compiled in, or nothing is")]
-pub(super) fn backend() -> &'static CryptoProvider {
-    BACKENDS[0]
-}
 
 /// A signature algorithm (RFC 7518, section 3.1; RFC 8037 for EdDSA, which is Ed25519 here).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +33,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::HS256,
         Self::HS384,
         Self::HS512,
@@ -107,23 +89,6 @@ impl Algorithm {
             _ => 0,
         }
     }
-
-    const fn jwa(self) -> Jwa {
-        match self {
-            Self::HS256 => Jwa::HS256,
-            Self::HS384 => Jwa::HS384,
-            Self::HS512 => Jwa::HS512,
-            Self::RS256 => Jwa::RS256,
-            Self::RS384 => Jwa::RS384,
-            Self::RS512 => Jwa::RS512,
-            Self::PS256 => Jwa::PS256,
-            Self::PS384 => Jwa::PS384,
-            Self::PS512 => Jwa::PS512,
-            Self::ES256 => Jwa::ES256,
-            Self::ES384 => Jwa::ES384,
-            Self::EdDSA => Jwa::EdDSA,
-        }
-    }
 }
 
 /// What a key is made of, checked.
@@ -161,7 +126,7 @@ pub struct VerifyingKey {
     material: TokenDigest,
     identity: TokenDigest,
     signature_bytes: usize,
-    key: Arc<DecodingKey>,
+    checker: Arc<Checker>,
 }
 
 impl fmt::Debug for VerifyingKey {
@@ -194,12 +159,7 @@ impl VerifyingKey {
     /// # Errors
     /// When it is another thing, does not fit the algorithm, or is weak: RSA needs 2048 bits or more.
     pub fn from_pem(algorithm: Algorithm, pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        let key = Self::from_material(algorithm, &pem::read_public_key(pem.as_ref())?)?;
-        if key.is_usable() {
-            Ok(key)
-        } else {
-            Err(ConfigError::new("the public key cannot be used: it is no point of its curve"))
-        }
+        Self::from_material(algorithm, &pem::read_public_key(pem.as_ref())?)
     }
 
     /// A JSON Web Key (RFC 7517). Its `alg` counts; without it RSA is RS256, and a curve has its own.
@@ -211,27 +171,17 @@ impl VerifyingKey {
     }
 
     pub(super) fn from_material(algorithm: Algorithm, material: &Material) -> Result<Self, ConfigError> {
-        let refused = || ConfigError::new("the key does not fit its algorithm; give one of that kind");
-        let (key, bytes, signature_bytes) = match (material, algorithm) {
-            (Material::Hmac(secret), algorithm) if algorithm.hmac_bytes() > 0 => {
-                (DecodingKey::from_secret(secret), secret.to_vec(), algorithm.hmac_bytes())
-            }
-            (Material::Rsa { n, e }, algorithm) if algorithm.is_rsa() => {
-                (DecodingKey::from_rsa_raw_components(n, e), [&n[..], b"/", e].concat(), n.len())
-            }
-            (Material::Ec(point), Algorithm::ES256) if point.len() == 65 => {
-                (DecodingKey::from_ec_der(point), point.clone(), 64)
-            }
-            (Material::Ec(point), Algorithm::ES384) if point.len() == 97 => {
-                (DecodingKey::from_ec_der(point), point.clone(), 96)
-            }
-            (Material::Ed25519(x), Algorithm::EdDSA) => (DecodingKey::from_ed_der(x), x.to_vec(), 64),
-            _ => return Err(refused()),
+        let (bytes, signature_bytes) = match (material, algorithm) {
+            (Material::Hmac(secret), algorithm) => (secret.to_vec(), algorithm.hmac_bytes()),
+            (Material::Rsa { n, e }, _) => ([&n[..], b"/", e].concat(), n.len()),
+            (Material::Ec(point), _) => (point.clone(), point.len() - 1),
+            (Material::Ed25519(x), _) => (x.to_vec(), 64),
         };
         let bytes = zeroize::Zeroizing::new(bytes);
-        let material = TokenDigest::from_bytes(Sha256::digest(&*bytes).into());
-        let key =
-            Self { algorithm, kid: None, material, identity: material, signature_bytes, key: Arc::new(key) };
+        let digest = TokenDigest::from_bytes(Sha256::digest(&*bytes).into());
+        let refused = || ConfigError::new("the key does not fit its algorithm; give one of that kind");
+        let checker = Arc::new(Checker::new(algorithm, material).ok_or_else(refused)?);
+        let key = Self { algorithm, kid: None, material: digest, identity: digest, signature_bytes, checker };
         Ok(key.with_name(None))
     }
 
@@ -277,29 +227,8 @@ impl VerifyingKey {
     }
 
     /// Whether `signature` is this key's over `message`.
-    pub(crate) fn verify(&self, message: &[u8], signature: &Vec<u8>) -> bool {
-        self.verify_on(backend(), message, signature)
-    }
-
-    fn verify_on(&self, backend: &CryptoProvider, message: &[u8], signature: &Vec<u8>) -> bool {
-        signature.len() == self.signature_bytes
-            && (backend.verifier_factory)(&self.algorithm.jwa(), &self.key)
-                .is_ok_and(|verifier| verifier.verify(message, signature).is_ok())
-    }
-
-    /// Whether the backend can use it at all: a point must lie on its curve.
-    pub(super) fn is_usable(&self) -> bool {
-        #[cfg(feature = "jwt")]
-        if let Algorithm::ES256 | Algorithm::ES384 = self.algorithm {
-            use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey};
-            let curve = if self.algorithm == Algorithm::ES256 {
-                &ECDSA_P256_SHA256_FIXED
-            } else {
-                &ECDSA_P384_SHA384_FIXED
-            };
-            return self.key.try_get_as_bytes().is_ok_and(|point| ParsedPublicKey::new(curve, point).is_ok());
-        }
-        (backend().verifier_factory)(&self.algorithm.jwa(), &self.key).is_ok()
+    pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        signature.len() == self.signature_bytes && self.checker.verify(message, signature)
     }
 }
 

@@ -22,12 +22,14 @@ use crate::{
     error::{AuthError, AuthErrorKind, ConfigError, Refusal},
     event::{Alert, Audit, Event},
     principal::Principal,
+    time::UnixTime,
 };
 
 mod builder;
 mod cache;
 mod claims;
 mod compact;
+mod crypto;
 mod fetch;
 #[cfg(feature = "jwks")]
 mod https;
@@ -211,7 +213,7 @@ impl Authenticator for JwtAuth {
         if !is_jwt_shaped(token) {
             return Verdict::Abstain;
         }
-        self.verify(token, head)
+        self.verify(token, head, now)
     }
 
     fn audit(&self) -> Audit {
@@ -226,8 +228,8 @@ impl Authenticator for JwtAuth {
 
 impl JwtAuth {
     /// A token that was not seen before.
-    fn verify(&self, token: &[u8], head: &RequestHead<'_>) -> Verdict {
-        let need = match self.verifier.verify(token, self.verifier.clock.now(), Waited::default()) {
+    fn verify(&self, token: &[u8], head: &RequestHead<'_>, now: UnixTime) -> Verdict {
+        let need = match self.verifier.verify(token, now, Waited::default()) {
             Step::Done(verdict) => return Verdict::Decided(self.admit(verdict, head)),
             Step::Wait(need) => need,
         };

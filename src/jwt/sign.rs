@@ -1,12 +1,15 @@
 //! Making signatures.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
-use jsonwebtoken::{Algorithm as Jwa, EncodingKey, jwk::EllipticCurve};
+use jsonwebtoken::{EncodingKey, jwk::EllipticCurve};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::key::{Algorithm, VerifyingKey, backend};
+use super::{
+    crypto::BACKEND,
+    key::{Algorithm, VerifyingKey},
+};
 use crate::error::ConfigError;
 
 /// The beginning of a private Ed25519 key in PKCS #8, version 1 (RFC 8410, section 7); the seed follows.
@@ -29,7 +32,7 @@ impl Signer {
 
     pub(crate) fn ed25519(seed: &[u8; 32]) -> Result<Self, ConfigError> {
         let der = Zeroizing::new([&ED25519_PKCS8[..], seed].concat());
-        let public = (backend().key_utils.ed_pub_components_from_private_key)(&der, &EllipticCurve::Ed25519);
+        let public = (BACKEND.key_utils.ed_pub_components_from_private_key)(&der, &EllipticCurve::Ed25519);
         let public =
             public.map_err(|_| ConfigError::new("the Ed25519 seed makes no key; take 32 random bytes"))?;
         let key = EncodingKey::from_ed_der(&der);
@@ -61,13 +64,9 @@ impl Signer {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, ConfigError> {
-        let algorithm = match self.algorithm {
-            Algorithm::HS256 => Jwa::HS256,
-            _ => Jwa::EdDSA,
-        };
         let failed = "the token could not be signed";
-        let signer =
-            (backend().signer_factory)(&algorithm, &self.key).map_err(|_| ConfigError::new(failed))?;
+        let signer = (BACKEND.signer_factory)(&self.algorithm.jwa(), &self.key)
+            .map_err(|_| ConfigError::new(failed))?;
         signer.try_sign(message).map_err(|_| ConfigError::new(failed))
     }
 

@@ -13,7 +13,7 @@ use super::{
     claims::{Accepted, Claims, Header, Rules},
     compact::Compact,
     json::Object,
-    key::{KeySet, VerifyingKey},
+    key::KeySet,
     remote::{Demand, KeysState, Refreshed, RemoteKeys},
 };
 use crate::{
@@ -254,7 +254,7 @@ impl Verifier {
         let user = user.map_err(late)??.ok_or_else(|| AuthError::invalid(Refusal::Subject))?;
         // It may have been a while: nothing that was true before is taken for granted.
         let now = self.clock.now();
-        if now >= genuine.accepted.jwt.expires_at.saturating_add(trust.rules.leeway) {
+        if now >= genuine.accepted.jwt.expires_at().saturating_add(trust.rules.leeway) {
             return Err(AuthError::invalid(Refusal::Expired));
         }
         let generation = self.generation(now);
@@ -276,15 +276,15 @@ impl Verifier {
             return Err(refused(Refusal::Malformed));
         }
         let compact = Compact::parse(token).map_err(|_| refused(Refusal::Malformed))?;
-        let header = Object::parse(&compact.header).map_err(|_| refused(Refusal::Malformed))?;
+        let header = Object::parse(compact.header()).map_err(|_| refused(Refusal::Malformed))?;
         let header = Header::read(&header).map_err(refused)?;
-        let claims = Object::parse(&compact.payload).map_err(|_| refused(Refusal::Malformed))?;
+        let claims = Object::parse(compact.payload()).map_err(|_| refused(Refusal::Malformed))?;
         let claims = Claims::read(claims).map_err(refused)?;
         let issuer = claims.issuer.as_deref();
         let found = self.trusts.iter().enumerate().find(|(_, trust)| trust.rules.is_issued_by(issuer));
         let (index, trust) = found.ok_or_else(|| refused(Refusal::Issuer))?;
         let accepted = trust.rules.check(&header, &claims, now).map_err(refused)?;
-        if accepted.jwt.confirmation.is_some() && trust.confirmation.is_none() {
+        if accepted.jwt.confirmation().is_some() && trust.confirmation.is_none() {
             return Err(refused(Refusal::Unconfirmed));
         }
         let keys_epoch = trust.keys_epoch();
@@ -317,12 +317,11 @@ impl Verifier {
         if let Some(revocations) = self.revocations.get() {
             is_withdrawn(&**revocations, &credential)?;
         }
-        self.verified.insert(Entry::new(
-            token,
-            credential.clone(),
-            (genuine.trust, genuine.key),
-            (genuine.keys_epoch, generation.unwrap_or(NEVER_JUDGED)),
-        ));
+        if self.verified.has_place_for(token) {
+            let epochs = (genuine.keys_epoch, generation.unwrap_or(NEVER_JUDGED));
+            let by = (genuine.trust, genuine.key);
+            self.verified.insert(Entry::new(token, credential.clone(), by, epochs));
+        }
         Ok(credential)
     }
 
@@ -377,7 +376,7 @@ impl Trust {
     }
 
     fn admit(&self, credential: &Arc<Credential>, head: &RequestHead<'_>) -> Result<Principal, AuthError> {
-        if let Some(confirmation) = credential.jwt().and_then(|jwt| jwt.confirmation.as_deref()) {
+        if let Some(confirmation) = credential.jwt().and_then(JwtClaims::confirmation) {
             let verifier = self.confirmation.as_ref();
             if !verifier.is_some_and(|verifier| verifier.is_confirmed(confirmation, head)) {
                 let error = AuthError::invalid(Refusal::Unconfirmed);
@@ -454,7 +453,7 @@ impl KeySet {
             _ => Refusal::Algorithm,
         };
         for key in self.candidates(&header.alg, header.kid.as_deref()) {
-            if VerifyingKey::verify(key, compact.signing_input, &compact.signature) {
+            if key.verify(compact.signing_input, compact.signature()) {
                 return Ok(*key.identity());
             }
             reason = Refusal::BadSignature;

@@ -24,35 +24,76 @@ use crate::time::UnixTime;
 /// }
 /// ```
 pub struct JwtClaims {
-    pub(crate) issuer: Box<str>,
-    pub(crate) subject: Box<str>,
-    pub(crate) jwt_id: Option<Box<str>>,
-    pub(crate) issued_at: Option<UnixTime>,
-    pub(crate) expires_at: UnixTime,
+    /// All texts behind one another, in the order of [`JwtTexts`]: one piece of memory for each token.
+    texts: Box<str>,
+    /// Where all but the last of them end.
+    ends: [u32; 4],
+    issued_at: Option<UnixTime>,
+    expires_at: UnixTime,
+}
+
+/// The texts of a token's claims. Those that are not there are empty, which none of them may be otherwise.
+#[cfg_attr(not(feature = "_jwt"), expect(dead_code, reason = "only the module `jwt` makes it"))]
+pub(crate) struct JwtTexts<'a> {
     /// The claims as JSON, without repeated names.
-    pub(crate) payload: Box<str>,
+    pub(crate) payload: &'a str,
+    pub(crate) issuer: &'a str,
+    pub(crate) subject: &'a str,
+    pub(crate) jwt_id: &'a str,
     /// The claim `cnf` as JSON: what the sender must prove to possess.
-    pub(crate) confirmation: Option<Box<str>>,
+    pub(crate) confirmation: &'a str,
 }
 
 impl JwtClaims {
+    /// `None` if the texts are longer than any token can be.
+    #[cfg_attr(not(feature = "_jwt"), expect(dead_code, reason = "only the module `jwt` calls it"))]
+    pub(crate) fn new(
+        texts: &JwtTexts<'_>,
+        issued_at: Option<UnixTime>,
+        expires_at: UnixTime,
+    ) -> Option<Self> {
+        let parts = [texts.payload, texts.issuer, texts.subject, texts.jwt_id];
+        let mut all = String::with_capacity(
+            parts.iter().map(|part| part.len()).sum::<usize>() + texts.confirmation.len(),
+        );
+        let mut ends = [0; 4];
+        for (part, end) in parts.iter().zip(&mut ends) {
+            all.push_str(part);
+            *end = u32::try_from(all.len()).ok()?;
+        }
+        all.push_str(texts.confirmation);
+        Some(Self { texts: all.into(), ends, issued_at, expires_at })
+    }
+
+    fn texts(&self) -> JwtTexts<'_> {
+        let [payload, issuer, subject, jwt_id] = self.ends.map(|end| end as usize);
+        let part = |start: usize, end: usize| self.texts.get(start..end).unwrap_or_default();
+        JwtTexts {
+            payload: part(0, payload),
+            issuer: part(payload, issuer),
+            subject: part(issuer, subject),
+            jwt_id: part(subject, jwt_id),
+            confirmation: part(jwt_id, self.texts.len()),
+        }
+    }
+
     /// Who issued the token (`iss`, RFC 7519 section 4.1.1); empty if it does not say, which only
     /// `AnyIssuer` accepts.
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        self.texts().issuer
     }
 
     /// Whom it is about (`sub`, section 4.1.2), in the words of its issuer.
     #[must_use]
     pub fn subject(&self) -> &str {
-        &self.subject
+        self.texts().subject
     }
 
     /// The token's own id (`jti`, section 4.1.7), by which it can be revoked.
     #[must_use]
     pub fn jwt_id(&self) -> Option<&str> {
-        self.jwt_id.as_deref()
+        Some(self.texts().jwt_id).filter(|id| !id.is_empty())
     }
 
     /// When it was issued (`iat`, section 4.1.6).
@@ -70,7 +111,7 @@ impl JwtClaims {
     /// What the sender proved to possess, as the JSON of the claim `cnf` (RFC 7800, section 3.1).
     #[must_use]
     pub fn confirmation(&self) -> Option<&str> {
-        self.confirmation.as_deref()
+        Some(self.texts().confirmation).filter(|confirmation| !confirmation.is_empty())
     }
 
     /// All claims, in a type of your own. Read anew at each call.
@@ -78,15 +119,15 @@ impl JwtClaims {
     /// # Errors
     /// When the token does not have the claims that `T` needs.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, InvalidClaims> {
-        serde_json::from_str(&self.payload).map_err(|_| InvalidClaims)
+        serde_json::from_str(self.texts().payload).map_err(|_| InvalidClaims)
     }
 }
 
 impl fmt::Debug for JwtClaims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtClaims")
-            .field("issuer", &self.issuer)
-            .field("subject", &self.subject)
+            .field("issuer", &self.issuer())
+            .field("subject", &self.subject())
             .finish_non_exhaustive()
     }
 }

@@ -14,6 +14,8 @@ use crate::{
 mod claims;
 mod credential;
 
+#[cfg(feature = "_jwt")]
+pub(crate) use claims::JwtTexts;
 pub use claims::{InvalidClaims, JwtClaims};
 pub(crate) use credential::{Credential, Extra, UseCount, Uses};
 
@@ -298,8 +300,8 @@ impl PrincipalBuilder {
     pub(crate) fn into_jwt_credential(self, valid_from: UnixTime, jwt: JwtClaims) -> Credential {
         Credential {
             fresh_from: valid_from,
-            fresh_until: jwt.expires_at,
-            expires_at: jwt.expires_at,
+            fresh_until: jwt.expires_at(),
+            expires_at: jwt.expires_at(),
             extra: Some(Box::new(Extra::Jwt(jwt))),
             ..self.credential
         }
