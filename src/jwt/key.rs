@@ -179,7 +179,11 @@ impl VerifyingKey {
         };
         let bytes = zeroize::Zeroizing::new(bytes);
         let digest = TokenDigest::from_bytes(Sha256::digest(&*bytes).into());
-        let refused = || ConfigError::new("the key does not fit its algorithm; give one of that kind");
+        let refused = || {
+            ConfigError::new(
+                "the key does not fit its algorithm, or it is no point of its curve; give one of that kind",
+            )
+        };
         let checker = Arc::new(Checker::new(algorithm, material).ok_or_else(refused)?);
         let key = Self { algorithm, kid: None, material: digest, identity: digest, signature_bytes, checker };
         Ok(key.with_name(None))

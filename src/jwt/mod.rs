@@ -58,7 +58,7 @@ pub use names::{AnyAudience, AnyIssuer, IntoAudience, IntoIssuer};
 pub use provider::Provider;
 pub use verify::{ConfirmationVerifier, UserIds, UserMapper};
 
-use compact::is_jwt_shaped;
+use compact::Parts;
 use remote::Demand;
 use verify::{Step, Verifier, Waited};
 
@@ -210,10 +210,10 @@ impl Authenticator for JwtAuth {
         if let Some(verdict) = self.verifier.seen_before(token, head, now) {
             return Verdict::Decided(verdict.inspect_err(|error| self.alert_revoked(error, head.client_ip)));
         }
-        if !is_jwt_shaped(token) {
-            return Verdict::Abstain;
+        match Parts::of(token) {
+            Some(parts) => self.verify(&parts, head, now),
+            None => Verdict::Abstain,
         }
-        self.verify(token, head, now)
     }
 
     fn audit(&self) -> Audit {
@@ -228,12 +228,12 @@ impl Authenticator for JwtAuth {
 
 impl JwtAuth {
     /// A token that was not seen before.
-    fn verify(&self, token: &[u8], head: &RequestHead<'_>, now: UnixTime) -> Verdict {
-        let need = match self.verifier.verify(token, now, Waited::default()) {
+    fn verify(&self, parts: &Parts<'_>, head: &RequestHead<'_>, now: UnixTime) -> Verdict {
+        let need = match self.verifier.verify(parts, now, Waited::default()) {
             Step::Done(verdict) => return Verdict::Decided(self.admit(verdict, head)),
             Step::Wait(need) => need,
         };
-        let (auth, token) = (self.clone(), Zeroizing::new(token.to_vec()));
+        let (auth, token) = (self.clone(), Zeroizing::new(parts.token.to_vec()));
         let request = OwnedHead::of(head, self.verifier.needs_head());
         Verdict::Pending(Box::pin(async move {
             let verdict = auth.verifier.verdict(&token, need).await;

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::{
     cache::{Entry, VerifiedTokens},
     claims::{Accepted, Claims, Header, Rules},
-    compact::Compact,
+    compact::{Compact, Parts},
     json::Object,
     key::KeySet,
     remote::{Demand, KeysState, Refreshed, RemoteKeys},
@@ -185,8 +185,8 @@ impl Verifier {
     }
 
     /// Verifies a token as far as that is possible without waiting.
-    pub(super) fn verify(&self, token: &[u8], now: UnixTime, waited: Waited) -> Step {
-        let genuine = match self.authenticate(token, now, waited.keys) {
+    pub(super) fn verify(&self, parts: &Parts<'_>, now: UnixTime, waited: Waited) -> Step {
+        let genuine = match self.authenticate(parts, now, waited.keys) {
             Ok(Ok(genuine)) => genuine,
             Ok(Err(need)) => return Step::Wait(need),
             Err(error) => return Step::Done(Err(error)),
@@ -197,7 +197,7 @@ impl Verifier {
             return Step::Wait(Need::Revocations);
         }
         match self.trusts.get(genuine.trust).map(|trust| trust.user_of(&genuine.accepted.jwt)) {
-            Some(Ok(Some(user))) => Step::Done(self.finish(token, genuine, user, generation)),
+            Some(Ok(Some(user))) => Step::Done(self.finish(parts.token, genuine, user, generation)),
             Some(Ok(None)) => Step::Wait(Need::User(Box::new(genuine))),
             Some(Err(reason)) => Step::Done(Err(AuthError::invalid(reason))),
             None => Step::Done(Err(AuthError::invalid(Refusal::Issuer))),
@@ -241,7 +241,10 @@ impl Verifier {
             }
             Need::User(genuine) => return Step::Done(self.map_user(token, *genuine).await),
         }
-        self.verify(token, self.clock.now(), *waited)
+        match Parts::of(token) {
+            Some(parts) => self.verify(&parts, self.clock.now(), *waited),
+            None => Step::Done(Err(AuthError::invalid(Refusal::Malformed))),
+        }
     }
 
     async fn map_user(&self, token: &[u8], genuine: Genuine) -> Result<Arc<Credential>, AuthError> {
@@ -267,15 +270,15 @@ impl Verifier {
     /// Reads, judges and verifies, in this order: what costs least comes first.
     fn authenticate(
         &self,
-        token: &[u8],
+        parts: &Parts<'_>,
         now: UnixTime,
         waited: Option<Refreshed>,
     ) -> Result<Result<Genuine, Need>, AuthError> {
         let refused = AuthError::invalid;
-        if token.len() > self.max_token_bytes {
+        if parts.token.len() > self.max_token_bytes {
             return Err(refused(Refusal::Malformed));
         }
-        let compact = Compact::parse(token).map_err(|_| refused(Refusal::Malformed))?;
+        let compact = Compact::decode(parts).map_err(|_| refused(Refusal::Malformed))?;
         let header = Object::parse(compact.header()).map_err(|_| refused(Refusal::Malformed))?;
         let header = Header::read(&header).map_err(refused)?;
         let claims = Object::parse(compact.payload()).map_err(|_| refused(Refusal::Malformed))?;
