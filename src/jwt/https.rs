@@ -11,6 +11,10 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 
 use super::{FetchError, Fetched, HttpFetch};
 use crate::error::ConfigError;
@@ -40,15 +44,47 @@ impl HttpsFetch {
     ///
     /// If the TLS library can speak no version of TLS; as it is built here, it can.
     pub fn new() -> Result<Self, ConfigError> {
+        let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+        Self::trusting(roots)
+    }
+
+    /// A client that trusts the certificate authorities in `pem` (RFC 7468, section 5) and no others: for an
+    /// issuer inside a company.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate in it, or one that cannot be an authority's.
+    pub fn with_root_certificates(pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        let unreadable = |_| {
+            ConfigError::new(
+                "these are no root certificates in PEM: give `-----BEGIN CERTIFICATE-----` blocks",
+            )
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem.as_ref()) {
+            let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
+            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
+        }
+        if roots.is_empty() {
+            return Err(unreadable(String::new()));
+        }
+        Self::trusting(roots)
+    }
+
+    fn trusting(roots: RootCertStore) -> Result<Self, ConfigError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let tls = versions
+            .map_err(|error| ConfigError::new(format!("no TLS: {error}")))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_LIMIT));
         tcp.set_nodelay(true);
-        let tls = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .map_err(|error| ConfigError::new(format!("no TLS: {error}")))?;
         // `check_url` lets http through for this machine only.
-        let connector = tls.https_or_http().enable_http1().wrap_connector(tcp);
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
+        let connector = connector.https_or_http().enable_http1().wrap_connector(tcp);
         // A fetch comes every few minutes: a kept connection would mostly be found dead.
         Ok(Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)))
     }

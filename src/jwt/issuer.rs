@@ -105,6 +105,12 @@ impl JwtIssuer {
         self
     }
 
+    /// What the tokens' `iss` says.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
     /// How long tokens are good for.
     #[must_use]
     pub fn lifetime(&self) -> Duration {

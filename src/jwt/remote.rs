@@ -80,6 +80,9 @@ pub(super) struct RemoteSettings {
     pub(super) cool_down: Duration,
     /// For how long a set is used that cannot be fetched again; 24 hours by default.
     pub(super) max_stale: Duration,
+    /// By how much it fetches ahead of the time, in 256ths of a twentieth of that time. It is random: many that
+    /// were started together do not ask together.
+    haste: u8,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) audit: Audit,
 }
@@ -194,7 +197,7 @@ impl RemoteSettings {
     /// The defaults.
     pub(super) fn new(clock: Arc<dyn Clock>, audit: Audit) -> Self {
         let (cool_down, max_stale) = (Duration::from_secs(30), Duration::from_secs(24 * 60 * 60));
-        Self { cool_down, max_stale, clock, audit }
+        Self { cool_down, max_stale, haste: random_haste(), clock, audit }
     }
 }
 
@@ -402,7 +405,8 @@ impl<S> Inner<S> {
         }
         let max_stale = self.settings.max_stale;
         let ttl = loaded.max_age.map_or(DEFAULT_TTL, |age| age.clamp(SHORTEST_TTL, LONGEST_TTL));
-        let refresh_at = fetched_at.saturating_add(ttl.min(max_stale) * 4 / 5);
+        let ttl = ttl.min(max_stale);
+        let refresh_at = fetched_at.saturating_add(ttl * 4 / 5 - ttl / 20 * self.settings.haste.into() / 256);
         self.refresh_at.store(refresh_at.as_millis(), SeqCst);
         self.usable_until.store(fetched_at.saturating_add(max_stale).as_millis(), SeqCst);
     }
@@ -475,6 +479,14 @@ fn poll_flight<S>(slot: &mut Option<Flight<S>>, cx: &mut Context<'_>) -> Poll<Re
     let Some(flight) = slot else { return Poll::Ready(Err("nothing to wait for".to_owned())) };
     catch_unwind(AssertUnwindSafe(|| flight.as_mut().poll(cx)))
         .unwrap_or_else(|_| Poll::Ready(Err("the client or the reader of its answer panicked".to_owned())))
+}
+
+/// Without randomness there is none: it is a courtesy only.
+fn random_haste() -> u8 {
+    let mut haste = [0];
+    let _ = getrandom::fill(&mut haste);
+    let [haste] = haste;
+    haste
 }
 
 fn is_recent(at: UnixTime, now: UnixTime) -> bool {
@@ -569,7 +581,8 @@ mod tests {
 
     fn settings(clock: &ManualClock, events: &RecordingSink) -> RemoteSettings {
         let clock = Arc::new(clock.clone());
-        RemoteSettings::new(clock.clone(), Audit::with_clock(events.clone(), clock))
+        let settings = RemoteSettings::new(clock.clone(), Audit::with_clock(events.clone(), clock));
+        RemoteSettings { haste: 0, ..settings }
     }
 
     impl Bench {
@@ -790,8 +803,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn max_age_is_kept_within_bounds() {
-        for (max_age, due) in [(0, 48), (100, 80), (1_000_000, 2880)] {
-            let bench = Bench::new();
+        for (max_age, haste, due) in
+            [(0, 0, 48), (100, 0, 80), (1_000_000, 0, 2880), (0, 128, 47), (1_000_000, 255, 2701)]
+        {
+            let mut bench = Bench::new();
+            Arc::get_mut(&mut bench.keys.0).unwrap().settings.haste = haste;
             bench.fake.does(Does::AnswerFor("a", SEC * max_age));
             bench.keys.refresh(Demand::Due).await;
             bench.clock.advance(SEC * due - SEC);
