@@ -209,6 +209,8 @@ pub enum Refusal {
     UserInactive,
     /// Revoked by its owner or an administrator.
     Revoked,
+    /// A trap: it never works, and nobody has a reason to present it.
+    Honeytoken,
     /// Switched off until it is enabled again.
     Disabled,
     /// Past its expiry, or replaced and past the overlap.
@@ -272,6 +274,7 @@ impl Refusal {
             Self::Unconfirmed => "unconfirmed",
             Self::UserInactive => "user_inactive",
             Self::Revoked => "revoked",
+            Self::Honeytoken => "honeytoken",
             Self::Disabled => "disabled",
             Self::Expired => "expired",
             Self::Idle => "idle",

@@ -107,6 +107,7 @@ pub mod id;
 #[cfg(feature = "_jwt")]
 pub mod jwt;
 pub mod layer;
+pub mod limit;
 pub mod manage;
 pub mod net;
 pub mod principal;

@@ -168,7 +168,7 @@ impl Decision {
     /// What the request may do, or why it is refused.
     ///
     /// # Errors
-    /// [`Refusal::Revoked`], [`Refusal::Disabled`], [`Refusal::TooOld`], [`Refusal::Idle`],
+    /// [`Refusal::Revoked`], [`Refusal::Honeytoken`], [`Refusal::Disabled`], [`Refusal::TooOld`], [`Refusal::Idle`],
     /// [`Refusal::Expired`] or [`Refusal::ReadOnly`].
     pub fn access(&self) -> Result<Access, Refusal> {
         self.access
@@ -187,6 +187,7 @@ impl Decision {
             Ok(Access::Full) => "allowed",
             Ok(Access::ReadOnly) => "allowed for safe methods only: expired, and still in its grace period",
             Err(Refusal::Revoked) => "refused for ever: revoked",
+            Err(Refusal::Honeytoken) => "refused for ever: a trap, which raises an alert",
             Err(Refusal::Disabled) => "refused: disabled until it is enabled again",
             Err(Refusal::TooOld) => "refused for ever: past the maximum age, make a new one",
             Err(Refusal::Idle) => "refused for ever: not used for longer than the idle timeout",
@@ -244,6 +245,8 @@ pub fn decide(record: &TokenRecord, policy: &LifetimePolicy, now: UnixTime, clas
     };
     if record.revoked_at.is_some() {
         refused(Refusal::Revoked)
+    } else if record.honeytoken {
+        refused(Refusal::Honeytoken)
     } else if now >= hard_end {
         refused(Refusal::TooOld)
     } else if now >= idle_end {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{TokenId, UserId},
+    limit::Limits,
     net::IpList,
     scope::{Grant, RoleSet},
     secret::TokenDigest,
@@ -59,6 +60,12 @@ pub struct TokenRecord {
     pub created_ip: Option<IpAddr>,
     /// The token through which it was made.
     pub created_by: Option<TokenId>,
+    /// The token that it ends with: it works only while that one, or its successor, does.
+    pub parent: Option<TokenId>,
+    /// How often it may be used.
+    pub limits: Limits,
+    /// Whether it is a trap: it never works, and whoever presents it raises an alert.
+    pub honeytoken: bool,
     /// When it stops working; `None` is never.
     pub expires_at: Option<UnixTime>,
     /// Whether use moves `expires_at`: it was made with the default lifetime.
@@ -99,6 +106,9 @@ impl TokenRecord {
             created_at,
             created_ip: None,
             created_by: None,
+            parent: None,
+            limits: Limits::default(),
+            honeytoken: false,
             expires_at: None,
             rolling: false,
             hard_end: None,

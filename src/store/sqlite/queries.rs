@@ -256,8 +256,8 @@ fn readable(connection: &Connection, sql: &str, values: impl Params) -> Result<V
 fn insert_row(transaction: &Transaction<'_>, record: &TokenRecord) -> Result<(), Failure> {
     let sql = "INSERT INTO tokens (id, digest, user_id, name, class, scopes, roles, allowed_ips, metadata, hint, \
                created_at, created_ip, created_by, rolling, hard_end, disabled_at, revoked_at, successor, revision, \
-               expires_at, seal) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
+               expires_at, seal, parent, limits, honeytoken) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)";
     let values = rusqlite::params_from_iter(encode_token(record)?);
     let row = transaction.prepare_cached(sql)?.insert(values)?;
     let usage = [Value::Integer(row)].into_iter().chain(encode_usage(record));
@@ -274,7 +274,7 @@ fn replace_row(transaction: &Transaction<'_>, record: &TokenRecord) -> Result<()
     let sql = "UPDATE tokens SET digest = ?2, user_id = ?3, name = ?4, class = ?5, scopes = ?6, roles = ?7, \
                allowed_ips = ?8, metadata = ?9, hint = ?10, created_at = ?11, created_ip = ?12, created_by = ?13, \
                rolling = ?14, hard_end = ?15, disabled_at = ?16, revoked_at = ?17, successor = ?18, revision = ?19, \
-               expires_at = ?20, seal = ?21 WHERE id = ?1";
+               expires_at = ?20, seal = ?21, parent = ?22, limits = ?23, honeytoken = ?24 WHERE id = ?1";
     let values = rusqlite::params_from_iter(encode_token(record)?);
     if transaction.prepare_cached(sql)?.execute(values)? != 1 {
         return Err(Failure::unreadable("id"));

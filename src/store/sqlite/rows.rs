@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::failure::Failure;
 use crate::{
     id::{TokenId, UserId},
+    limit::Limits,
     secret::TokenDigest,
     time::UnixTime,
     token::{Metadata, TokenClass, TokenRecord},
@@ -23,6 +24,9 @@ use crate::{
 /// How many of the columns of [`select!`] are covered by the seal as they stand.
 const FIXED: usize = 19;
 
+/// Columns of [`select!`] that came later. Where there is nothing in them the seal is as it was before.
+const ADDED: std::ops::Range<usize> = 26..29;
+
 /// The columns that [`decode`] reads, and where from.
 macro_rules! select {
     ($rest:literal) => {
@@ -30,7 +34,7 @@ macro_rules! select {
             "SELECT t.id, t.digest, t.user_id, t.name, t.class, t.scopes, t.roles, t.allowed_ips, t.metadata, \
              t.hint, t.created_at, t.created_ip, t.created_by, t.rolling, t.hard_end, t.disabled_at, \
              t.revoked_at, t.successor, t.revision, t.expires_at, t.seal, \
-             u.last_used, u.last_used_ip, u.request_count, u.seal, t.n \
+             u.last_used, u.last_used_ip, u.request_count, u.seal, t.n, t.parent, t.limits, t.honeytoken \
              FROM tokens AS t LEFT JOIN usage AS u ON u.n = t.n ",
             $rest
         )
@@ -40,10 +44,33 @@ pub(super) use select;
 
 /// The values of a row of `tokens` after `n`, in the order of the table.
 pub(super) fn encode_token(record: &TokenRecord) -> Result<Vec<Value>, Failure> {
-    let mut values = fixed(record)?;
-    let seal = seal(values.iter().map(ValueRef::from)) ^ seal_of_expiry(record.id, record.expires_at);
+    let (mut values, added) = (fixed(record)?, added(record)?);
+    let sealed = values.iter().chain(&added).map(ValueRef::from);
+    let seal = seal_of_row(sealed) ^ seal_of_expiry(record.id, record.expires_at);
     values.extend([time(record.expires_at), Value::Integer(seal)]);
+    values.extend(added);
     Ok(values)
+}
+
+fn added(record: &TokenRecord) -> Result<[Value; 3], Failure> {
+    Ok([
+        record.parent.map_or(Value::Null, token_value),
+        json(&Some(record.limits).filter(|limits| !limits.is_empty()))?,
+        if record.honeytoken { Value::Integer(1) } else { Value::Null },
+    ])
+}
+
+fn token_value(id: TokenId) -> Value {
+    Value::Blob(id.into_bytes().to_vec())
+}
+
+/// The fixed columns, and those of the added ones in which there is something, each after its number.
+fn seal_of_row<'a>(values: impl Iterator<Item = ValueRef<'a>>) -> i64 {
+    let numbered = values.enumerate().filter(|(at, value)| *at < FIXED || *value != ValueRef::Null);
+    seal(numbered.flat_map(|(at, value)| {
+        let number = (at >= FIXED).then(|| ValueRef::Integer(at as i64));
+        number.into_iter().chain([value])
+    }))
 }
 
 /// The values of a row of `usage` after `n`, in the order of the table.
@@ -55,9 +82,8 @@ pub(super) fn encode_usage(record: &TokenRecord) -> [Value; 4] {
 }
 
 fn fixed(record: &TokenRecord) -> Result<Vec<Value>, Failure> {
-    let id = |id: TokenId| Value::Blob(id.into_bytes().to_vec());
     Ok(vec![
-        id(record.id),
+        token_value(record.id),
         Value::Blob(record.digest.as_bytes().to_vec()),
         Value::Text(record.owner.as_str().to_owned()),
         Value::Text(record.name.to_string()),
@@ -69,12 +95,12 @@ fn fixed(record: &TokenRecord) -> Result<Vec<Value>, Failure> {
         Value::Text(record.hint.to_string()),
         time(Some(record.created_at)),
         address(record.created_ip),
-        record.created_by.map_or(Value::Null, id),
+        record.created_by.map_or(Value::Null, token_value),
         Value::Integer(i64::from(record.rolling)),
         time(record.hard_end),
         time(record.disabled_at),
         time(record.revoked_at),
-        record.successor.map_or(Value::Null, id),
+        record.successor.map_or(Value::Null, token_value),
         Value::Integer(record.revision.cast_signed()),
     ])
 }
@@ -108,8 +134,12 @@ pub(super) fn decode(row: &Row<'_>) -> Result<TokenRecord, Failure> {
     record.revision = row.get::<_, i64>(18)?.cast_unsigned();
     record.expires_at = from_time(row, 19)?;
     decode_usage(row, 21, &mut record)?;
-    let values: Result<Vec<_>, _> = (0..FIXED).map(|column| row.get_ref(column)).collect();
-    let expected = seal(values?) ^ seal_of_expiry(id, record.expires_at);
+    let [parent, limits, honeytoken] = [26, 27, 28];
+    record.parent = token_id(row, parent)?;
+    record.limits = from_json::<Option<Limits>>(row, limits, "limits")?.unwrap_or_default();
+    record.honeytoken = row.get::<_, Option<bool>>(honeytoken)?.unwrap_or_default();
+    let values: Result<Vec<_>, _> = (0..FIXED).chain(ADDED).map(|column| row.get_ref(column)).collect();
+    let expected = seal_of_row(values?.into_iter()) ^ seal_of_expiry(id, record.expires_at);
     if row.get::<_, i64>(20)? == expected { Ok(record) } else { Err(Failure::unreadable("row")) }
 }
 

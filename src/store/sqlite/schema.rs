@@ -9,7 +9,7 @@ use crate::store::StoreErrorKind;
 pub(super) const APPLICATION_ID: i32 = 0x6b77_7264;
 
 /// One script for each version; a version, once released, never changes.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE tokens (
         n INTEGER PRIMARY KEY,
@@ -68,6 +68,13 @@ const MIGRATIONS: [&str; 2] = [
         seal INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX revoked_jwts_until ON revoked_jwts (until);
+",
+    "
+    ALTER TABLE tokens ADD COLUMN parent BLOB;
+    ALTER TABLE tokens ADD COLUMN limits TEXT;
+    ALTER TABLE tokens ADD COLUMN honeytoken INTEGER;
+    CREATE INDEX tokens_parent ON tokens (parent) WHERE parent IS NOT NULL;
+    CREATE INDEX tokens_created_by ON tokens (created_by) WHERE created_by IS NOT NULL;
 ",
 ];
 

@@ -221,13 +221,22 @@ async fn calls_beyond_the_queue_are_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_file_of_the_first_version_gets_the_tables_of_users() {
+async fn a_file_of_the_first_version_gets_what_came_later() {
     let (_directory, path, store) = open().await;
     store.insert(&record(1), None).await.unwrap();
     drop(store);
-    let first = "DROP TABLE users; DROP TABLE revoked_jwts; PRAGMA user_version = 1";
+    let first = "DROP TABLE users; DROP TABLE revoked_jwts; DROP INDEX tokens_parent; DROP INDEX tokens_created_by; \
+                 ALTER TABLE tokens DROP COLUMN parent; ALTER TABLE tokens DROP COLUMN limits; \
+                 ALTER TABLE tokens DROP COLUMN honeytoken; PRAGMA user_version = 1";
     Connection::open(&path).unwrap().execute_batch(first).unwrap();
     let store = SqliteStore::open(&path).await.unwrap();
+    assert_eq!(store.find(&record(1).digest).await.unwrap(), Some(record(1)), "its seal still holds");
+    let child = TokenRecord { parent: Some(record(1).id), honeytoken: true, ..record(2) };
+    store.insert(&child, None).await.unwrap();
+    assert_eq!(store.find(&child.digest).await.unwrap().as_ref(), Some(&child));
+    let free = "UPDATE tokens SET honeytoken = NULL WHERE honeytoken = 1";
+    Connection::open(&path).unwrap().execute_batch(free).unwrap();
+    assert_eq!(store.find(&child.digest).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
     assert_eq!(store.offboard(&alice(), NOW).await.unwrap(), [record(1).digest]);
     assert_eq!(store.denials(NOW).await.unwrap().users.len(), 1);
     Connection::open(&path).unwrap().execute_batch("UPDATE users SET status = 'active'").unwrap();

@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     id::{TokenId, UserId},
+    limit::{Limits, Quota, QuotaPeriod, RateLimit},
     net::IpList,
     principal::AdminProof,
     scope::{Grant, RoleSet, ScopeSet},
@@ -57,6 +58,11 @@ pub(super) fn rich(n: u16, owner: &str) -> TokenRecord {
         hint: "kw_a1b2…c3d4".into(),
         created_ip: Some([192, 0, 2, 1].into()),
         created_by: Some(id(u16::MAX)),
+        parent: Some(id(u16::MAX - 1)),
+        limits: Limits::default()
+            .with_rate(Some(RateLimit::new(100, Duration::from_secs(60)).expect("a rate limit")))
+            .with_quota(Some(Quota::new(9, QuotaPeriod::Month).expect("a quota"))),
+        honeytoken: true,
         expires_at: Some(later(100_000)),
         rolling: true,
         hard_end: Some(later(900_000)),
@@ -143,7 +149,7 @@ pub(super) fn assert_same(what: &str, actual: &TokenRecord, expected: &TokenReco
     }
     compare! {
         id digest owner name class scopes roles allowed_ips metadata hint created_at created_ip created_by
-        expires_at rolling hard_end disabled_at revoked_at successor revision last_used last_used_ip
+        parent limits honeytoken expires_at rolling hard_end disabled_at revoked_at successor revision last_used last_used_ip
         request_count
     }
     assert!(actual == expected, "{what}: {}", differences.join(", "));
