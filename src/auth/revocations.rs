@@ -1,4 +1,4 @@
-//! Withdrawing what is not stored: JWTs, and all credentials of a user.
+//! Withdrawing what is not stored: JWTs, static tokens, and all other credentials of a user.
 
 use std::{fmt, future::Future, pin::Pin};
 
