@@ -95,11 +95,13 @@ impl Revocations for TokenLookup {
     fn refresh(&self) -> RevocationRefresh {
         let lookup = self.clone();
         Box::pin(async move {
-            lookup
-                .inner()
-                .know_denials()
-                .await
-                .map_err(|_| AuthError::because(AuthErrorKind::Unavailable, Refusal::StoreUnavailable))
+            let inner = lookup.inner();
+            match inner.know_denials().await {
+                Err(_) if !inner.denied.is_known() => {
+                    Err(AuthError::because(AuthErrorKind::Unavailable, Refusal::StoreUnavailable))
+                }
+                _ => Ok(()),
+            }
         })
     }
 }
