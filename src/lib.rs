@@ -84,7 +84,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `axum` | extractors for [`Principal`], [`UserId`] and [`Checked`]; errors as responses |
+//! | `axum` | extractors for [`Principal`], [`UserId`], [`Checked`] and a JWT's claims; errors as responses |
 //! | `api` | the key routes, mountable in an axum router |
 //! | `sqlite` | the embedded store on the system's SQLite, 3.51.3 or newer |
 //! | `sqlite-bundled` | the embedded store with SQLite compiled in |

@@ -24,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("manage", &["error", "event", "id", "net", "principal", "scope", "secret", "store", "time", "token"]),
     ("jwt", &["auth", "error", "event", "id", "principal", "scope", "secret", "time"]),
     ("layer", &["auth", "error", "event", "id", "net", "principal", "secret"]),
-    ("extract", &["auth", "error", "id", "layer", "principal", "secret"]),
+    ("extract", &["auth", "error", "event", "id", "layer", "principal", "secret"]),
     ("api", &["auth", "error", "id", "layer", "manage", "net", "principal", "scope", "time", "token"]),
     (
         "testing",
