@@ -91,7 +91,7 @@
 //! | `jwt` | [`jwt`]: JSON Web Tokens, with the signatures of AWS-LC |
 //! | `jwt-rust-crypto` | the same without C code; with both on, AWS-LC is used |
 //! | `jwks` | keys of an issuer by URL and by OpenID Connect Discovery, with an HTTPS client |
-//! | `testing` | a settable clock, the store conformance suite, the isolation check, a fake issuer |
+//! | `testing` | callers to act as, a settable clock, the store conformance suite, the isolation check, a fake issuer |
 //! | `full` | all of them but `jwt-rust-crypto` |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
