@@ -177,6 +177,8 @@ pub enum Refusal {
     Unreadable,
     /// A text that no authenticator takes for its own.
     UnknownKind,
+    /// A good credential of another kind than is needed here, such as an API key where a JWT's claims are.
+    WrongKind,
     /// The right prefix with a wrong length, version or checksum.
     BadChecksum,
     /// Well-formed, but never issued or no longer stored.
@@ -258,6 +260,7 @@ impl Refusal {
             Self::SeveralCredentials => "several_credentials",
             Self::Unreadable => "unreadable",
             Self::UnknownKind => "unknown_kind",
+            Self::WrongKind => "wrong_kind",
             Self::BadChecksum => "bad_checksum",
             Self::Unknown => "unknown",
             Self::Malformed => "malformed",

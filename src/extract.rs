@@ -1,8 +1,10 @@
 //! Extractors and responses for axum.
 //!
 //! [`Principal`] and [`UserId`] are extractors, `Option<Principal>` is one behind an
-//! [optional](AuthLayer::optional) layer, and `Checked<T>` loads what the path names and checks that it
-//! is the caller's.
+//! [optional](AuthLayer::optional) layer, [`Claims<T>`](Claims) reads what the caller's JWT says, and
+//! `Checked<T>` loads what the path names and checks that it is the caller's.
+
+use std::{any, fmt, ops::Deref};
 
 use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts, Path},
@@ -16,6 +18,7 @@ use crate::AuthLayer;
 use crate::{
     auth::RequestHead,
     error::{AuthError, AuthErrorKind, NotOwner, Refusal},
+    event::EventKind,
     id::UserId,
     layer::{caller, respond},
     principal::{Checked, Owned, Principal},
@@ -51,6 +54,95 @@ impl<S: Sync> FromRequestParts<S> for UserId {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AuthError> {
         caller(&head(parts), "the extractor `UserId`").map(|principal| principal.user_id().clone())
     }
+}
+
+/// The claims of the caller's JWT, in a type of your own: what [`Principal::claims`] reads, as an extractor.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use keyward::extract::Claims;
+///
+/// #[derive(serde::Deserialize)]
+/// struct Profile { email: String }
+///
+/// // For people with a token of the identity provider; an API key is answered with 403.
+/// async fn greet(Claims(profile): Claims<Profile>) -> String {
+///     format!("hello {}", profile.email)
+/// }
+///
+/// // For both: an API key has no claims.
+/// async fn greet_all(profile: Option<Claims<Profile>>) -> String {
+///     profile.map_or("hello key".to_owned(), |profile| format!("hello {}", profile.email))
+/// }
+///
+/// let app: Router = Router::new().route("/me", get(greet)).route("/all", get(greet_all));
+/// # let _ = app;
+/// ```
+///
+/// Who presents another credential than a JWT, or one whose claims do not fit `T`, is refused with
+/// [`AuthErrorKind::Forbidden`] (403): the credential is good, so a new one of the same kind, which a 401 would
+/// ask for, would not help; it lacks what this route needs, as one without a scope does (RFC 6750, section
+/// 3.1). The audit event says which it was, `wrong_kind` or `claim`, and names `T`; neither it nor the answer
+/// repeats anything of the token. Use [`Option`] where both kinds are welcome: it is `None` for a credential
+/// that is no JWT, and for nobody behind an [optional](AuthLayer::optional) layer; a JWT whose claims do not
+/// fit is refused there as well.
+///
+/// The claims are read anew at each call. `Debug` shows none of them, for those who log the arguments of their
+/// handlers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "handlers take it apart, as they do axum's extractors")]
+pub struct Claims<T>(pub T);
+
+impl<T> Deref for Claims<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> fmt::Debug for Claims<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Claims(…)")
+    }
+}
+
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Claims<T> {
+    type Rejection = AuthError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AuthError> {
+        let head = head(parts);
+        let principal = caller(&head, "the extractor `Claims`")?;
+        match principal.claims() {
+            Ok(claims) => Ok(Self(claims)),
+            Err(_) => Err(without_claims::<T>(principal, &head)),
+        }
+    }
+}
+
+impl<S: Sync, T: DeserializeOwned> OptionalFromRequestParts<S> for Claims<T> {
+    type Rejection = AuthError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, AuthError> {
+        let head = head(parts);
+        match caller(&head, "the extractor `Option<Claims>`") {
+            Ok(principal) if principal.jwt().is_none() => Ok(None),
+            Ok(principal) => match principal.claims() {
+                Ok(claims) => Ok(Some(Self(claims))),
+                Err(_) => Err(without_claims::<T>(principal, &head)),
+            },
+            Err(error) if error.kind() == AuthErrorKind::Missing => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The refusal of a caller without the claims of `T`, reported where their events go.
+fn without_claims<T>(principal: &Principal, head: &RequestHead<'_>) -> AuthError {
+    let reason = if principal.jwt().is_some() { Refusal::Claim } else { Refusal::WrongKind };
+    let event = principal.event(EventKind::AccessRefused(reason)).in_request(head.request_id());
+    principal.audit().emit(event.because(any::type_name::<T>()));
+    AuthError::because(AuthErrorKind::Forbidden, reason)
 }
 
 /// A resource that the extractor [`Checked`] can load: its key is the route's path parameter.

@@ -68,8 +68,8 @@
 //!
 //! A revoked key is refused from the moment that [`TokenManager::revoke`] returns in this process, and
 //! within the cache's bound (5 seconds, [`with_staleness`](manage::TokenManagerBuilder::with_staleness))
-//! in others. While the store is down, cached keys work within that bound, then answers are 503; nobody
-//! is let in by an error.
+//! in others. While the store is down, cached keys work within that bound, then answers are 503; JWTs and
+//! static tokens beside them are judged by what was last known of their users. Nobody is let in by an error.
 //!
 //! # What this does not do
 //!
@@ -84,14 +84,14 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `axum` | extractors for [`Principal`], [`UserId`] and [`Checked`]; errors as responses |
+//! | `axum` | extractors for [`Principal`], [`UserId`], [`Checked`] and a JWT's claims; errors as responses |
 //! | `api` | the key routes, mountable in an axum router |
 //! | `sqlite` | the embedded store on the system's SQLite, 3.51.3 or newer |
 //! | `sqlite-bundled` | the embedded store with SQLite compiled in |
 //! | `jwt` | [`jwt`]: JSON Web Tokens, with the signatures of AWS-LC |
 //! | `jwt-rust-crypto` | the same without C code; with both on, AWS-LC is used |
 //! | `jwks` | keys of an issuer by URL and by OpenID Connect Discovery, with an HTTPS client |
-//! | `testing` | a settable clock, the store conformance suite, the isolation check, a fake issuer |
+//! | `testing` | callers to act as, a settable clock, the store conformance suite, the isolation check, a fake issuer |
 //! | `full` | all of them but `jwt-rust-crypto` |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

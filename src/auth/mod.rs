@@ -209,7 +209,8 @@ pub struct AnyOf(Arc<[Box<dyn Authenticator>]>);
 
 impl AnyOf {
     /// These authenticators, in this order. What the first that can tell knows of withdrawn credentials is
-    /// offered to all: so a JWT authenticator beside [`ApiKeyAuth`] asks the same store without being told.
+    /// offered to all: so JWTs and static tokens beside [`ApiKeyAuth`] stop with a user who is suspended in the
+    /// same store, without being told.
     #[must_use]
     pub fn new(authenticators: impl IntoIterator<Item = Box<dyn Authenticator>>) -> Self {
         let any = Self(authenticators.into_iter().collect());

@@ -1,4 +1,4 @@
-//! Withdrawing what is not stored: JWTs, and all credentials of a user.
+//! Withdrawing what is not stored: JWTs, static tokens, and all other credentials of a user.
 
 use std::{fmt, future::Future, pin::Pin};
 
@@ -95,11 +95,13 @@ impl Revocations for TokenLookup {
     fn refresh(&self) -> RevocationRefresh {
         let lookup = self.clone();
         Box::pin(async move {
-            lookup
-                .inner()
-                .know_denials()
-                .await
-                .map_err(|_| AuthError::because(AuthErrorKind::Unavailable, Refusal::StoreUnavailable))
+            let inner = lookup.inner();
+            match inner.know_denials().await {
+                Err(_) if !inner.denied.is_known() => {
+                    Err(AuthError::because(AuthErrorKind::Unavailable, Refusal::StoreUnavailable))
+                }
+                _ => Ok(()),
+            }
         })
     }
 }

@@ -1,27 +1,44 @@
 //! Tokens from a configured list.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use hashbrown::HashTable;
 
 use crate::{
-    auth::{Authenticator, RequestHead, Verdict},
+    auth::{Authenticator, RequestHead, Revocations, Subject, Verdict},
+    error::AuthError,
     event::Audit,
     principal::{AuthMethod, Credential, Principal, RoleDirectory},
     scope::RoleSet,
     secret::TokenDigest,
     store::StaticList,
+    time::{Clock, SystemClock, UnixTime},
 };
 
 /// The longest token that is hashed to look for it, in bytes.
 const MAX_BYTES: usize = 1024;
 
+/// No generation of revocations: whoever compares asks again.
+const NEVER_JUDGED: u64 = u64::MAX;
+
 /// Accepts the tokens of a [`StaticList`]: in `X-API-Key` and as bearer tokens. They have every scope and
 /// the roles of their user.
 ///
-/// It decides without a store, so static tokens work while the store is down. What is not on its list is
-/// left to others; put it after [`ApiKeyAuth`](crate::auth::ApiKeyAuth) in an
-/// [`AnyOf`](crate::auth::AnyOf).
+/// What is not on its list is left to others; put it after [`ApiKeyAuth`](crate::auth::ApiKeyAuth) in an
+/// [`AnyOf`](crate::auth::AnyOf). There a static token works as long as its user does: not while the user is
+/// suspended, not once they are offboarded, and again after they are restored, since the list still holds it.
+/// A time before which JWTs do not count says nothing of static tokens, which were issued at no time. While
+/// the store is down, what was last known of its users counts; where nothing was ever known, the answer is 503.
+///
+/// Alone it asks nobody, and its tokens work until they are taken off the list; see
+/// [`with_revocations`](Self::with_revocations).
 ///
 /// ```
 /// use keyward::{AuthLayer, auth::StaticAuth, store::StaticList};
@@ -36,15 +53,38 @@ pub struct StaticAuth {
     list: StaticList,
     audit: Audit,
     roles: Option<Arc<dyn RoleDirectory>>,
-    credentials: Arc<HashTable<Arc<Credential>>>,
+    clock: Arc<dyn Clock>,
+    entries: Arc<HashTable<Entry>>,
+    /// Each clone's own, until it is filled.
+    judge: OnceLock<Arc<Judge>>,
+}
+
+/// One token of the list.
+struct Entry {
+    credential: Arc<Credential>,
+    /// Its place in [`Judge::good_by`].
+    place: usize,
+}
+
+/// Whom to ask about users, and what they said.
+struct Judge {
+    revocations: Arc<dyn Revocations>,
+    /// For each token the generation by which it was found good.
+    good_by: Box<[AtomicU64]>,
 }
 
 impl StaticAuth {
     /// Accepts the tokens of `list`.
     #[must_use]
     pub fn new(list: &StaticList) -> Self {
-        let auth =
-            Self { list: list.clone(), audit: Audit::default(), roles: None, credentials: Arc::default() };
+        let auth = Self {
+            list: list.clone(),
+            audit: Audit::default(),
+            roles: None,
+            clock: Arc::new(SystemClock),
+            entries: Arc::default(),
+            judge: OnceLock::new(),
+        };
         auth.rebuilt()
     }
 
@@ -62,19 +102,53 @@ impl StaticAuth {
         self.rebuilt()
     }
 
+    /// Who knows which users are suspended or gone; nobody by default. In an
+    /// [`AnyOf`](crate::auth::AnyOf) beside [`ApiKeyAuth`](crate::auth::ApiKeyAuth) it is the store of the
+    /// keys, without being told.
+    ///
+    /// ```
+    /// use keyward::{AuthLayer, TokenManager, auth::StaticAuth};
+    /// use keyward::store::{MemoryStore, StaticList, TokenLookup};
+    ///
+    /// let tokens = TokenManager::new(MemoryStore::new());
+    /// let list = StaticList::parse("ops:3f5c0a9e7b1d4826a0c3e5f7192b4d6e")?;
+    /// let auth = StaticAuth::new(&list).with_revocations(TokenLookup::from(&tokens));
+    /// let layer: AuthLayer = AuthLayer::new(auth); // `tokens.suspend(…, "ops")` stops it
+    /// # let _ = layer;
+    /// # Ok::<(), keyward::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: impl Revocations) -> Self {
+        self.judge = OnceLock::from(self.judge_with(Arc::new(revocations)));
+        self
+    }
+
+    /// By which clock it is told whether what is known of users is still up to date; the system's by
+    /// default. It must be the clock of those who know.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
     fn rebuilt(mut self) -> Self {
-        let mut credentials = HashTable::new();
-        for record in self.list.records() {
+        let mut entries = HashTable::new();
+        for (place, record) in self.list.records().enumerate() {
             let roles =
                 self.roles.as_ref().map_or_else(RoleSet::empty, |roles| roles.roles_of(&record.owner));
             let builder = Principal::builder(AuthMethod::Static, record.owner.clone()).roles(roles);
             let builder = builder.audit(self.audit.clone());
             let credential = Arc::new(builder.into_credential(record.digest));
-            let hash = |credential: &Arc<Credential>| credential.digest.prefix();
-            credentials.insert_unique(record.digest.prefix(), credential, hash);
+            let hash = |entry: &Entry| entry.credential.digest.prefix();
+            entries.insert_unique(record.digest.prefix(), Entry { credential, place }, hash);
         }
-        self.credentials = Arc::new(credentials);
+        self.entries = Arc::new(entries);
         self
+    }
+
+    fn judge_with(&self, revocations: Arc<dyn Revocations>) -> Arc<Judge> {
+        let good_by = (0..self.list.len()).map(|_| AtomicU64::new(NEVER_JUDGED)).collect();
+        Arc::new(Judge { revocations, good_by })
     }
 }
 
@@ -92,13 +166,56 @@ impl Authenticator for StaticAuth {
             return Verdict::Abstain;
         }
         let digest = TokenDigest::of(token);
-        match self.credentials.find(digest.prefix(), |credential| credential.digest == digest) {
-            Some(credential) => Verdict::Decided(Ok(Principal::new(credential.clone(), head.client_ip))),
-            None => Verdict::Abstain,
+        let found = self.entries.find(digest.prefix(), |entry| entry.credential.digest == digest);
+        let Some(entry) = found else { return Verdict::Abstain };
+        match self.judge.get() {
+            None => Verdict::Decided(Ok(Principal::new(entry.credential.clone(), head.client_ip))),
+            Some(judge) => judge.verdict(entry, self.clock.now(), head.client_ip),
         }
     }
 
     fn audit(&self) -> Audit {
         self.audit.clone()
+    }
+
+    fn adopt_revocations(&self, revocations: &Arc<dyn Revocations>) {
+        // What was chosen by name stays.
+        let _ = self.judge.set(self.judge_with(revocations.clone()));
+    }
+}
+
+impl Judge {
+    /// At once, unless it must be asked first who is denied.
+    fn verdict(self: &Arc<Self>, entry: &Entry, now: UnixTime, client_ip: Option<IpAddr>) -> Verdict {
+        if let Some(generation) = self.revocations.generation(now) {
+            return Verdict::Decided(self.admit(entry, generation, client_ip));
+        }
+        let (judge, credential) = (self.clone(), entry.credential.clone());
+        Verdict::Pending(Box::pin(async move {
+            judge.revocations.refresh().await?;
+            judge.check(&credential)?;
+            Ok(Principal::new(credential, client_ip))
+        }))
+    }
+
+    fn admit(
+        &self,
+        entry: &Entry,
+        generation: u64,
+        client_ip: Option<IpAddr>,
+    ) -> Result<Principal, AuthError> {
+        let good_by = self.good_by.get(entry.place);
+        if good_by.is_none_or(|good_by| good_by.load(Ordering::Relaxed) != generation) {
+            self.check(&entry.credential)?;
+            if let Some(good_by) = good_by {
+                good_by.store(generation, Ordering::Relaxed);
+            }
+        }
+        Ok(Principal::new(entry.credential.clone(), client_ip))
+    }
+
+    fn check(&self, credential: &Credential) -> Result<(), AuthError> {
+        let refused = |reason| AuthError::invalid(reason).about(None, Some(&credential.user));
+        self.revocations.check(&Subject::new(&credential.user, None)).map_err(refused)
     }
 }

@@ -46,10 +46,12 @@ impl TokenManager {
         self.deny(proof, EventKind::JwtsRevoked, Some(user), change).await
     }
 
-    /// Refuses all keys and JWTs of `user` until they are [restored](Self::restore); static tokens are a
-    /// matter of the configuration. When this returns, this process accepts none. Another process that is
-    /// not told of changes by the store, and does not [run](Self::run) the background work, may accept their
-    /// keys for twice the staleness bound.
+    /// Refuses all keys, JWTs and static tokens of `user` until they are [restored](Self::restore). When this
+    /// returns, this process accepts none. Another process that is not told of changes by the store, and does
+    /// not [run](Self::run) the background work, may accept their keys for twice the staleness bound.
+    ///
+    /// JWTs and static tokens are those whose authenticators stand beside the keys in an
+    /// [`AnyOf`](crate::auth::AnyOf), or were told to ask this manager.
     ///
     /// # Errors
     /// As for [`revoke_jwt`](Self::revoke_jwt).
@@ -59,7 +61,8 @@ impl TokenManager {
         self.deny(proof, EventKind::UserSuspended, Some(user), change).await
     }
 
-    /// Lets `user` in again. What was revoked stays revoked.
+    /// Lets `user` in again. What was revoked stays revoked; static tokens work again, since only their list
+    /// can end them.
     ///
     /// # Errors
     /// [`TokenError::Store`].
@@ -70,7 +73,8 @@ impl TokenManager {
     }
 
     /// Ends all keys and all JWTs of `user`; says how many keys worked before. They get no new keys, and
-    /// later JWTs are refused as well. Static tokens are a matter of the configuration.
+    /// later JWTs are refused as well. So are static tokens: take them off their list, for the day on which
+    /// the user is [restored](Self::restore).
     ///
     /// # Errors
     /// As for [`revoke_jwt`](Self::revoke_jwt).

@@ -165,7 +165,8 @@ impl Principal {
         self.credential.jwt()
     }
 
-    /// The claims of the JWT that was presented, in a type of your own; see [`JwtClaims`].
+    /// The claims of the JWT that was presented, in a type of your own; see [`JwtClaims`]. With the feature
+    /// `axum`, `extract::Claims` is the extractor of them.
     ///
     /// # Errors
     /// [`InvalidClaims`] when the credential is no JWT, or lacks what `T` needs.

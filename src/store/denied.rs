@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    pin::{Pin, pin},
     sync::{
         PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -9,17 +10,25 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Sleep;
+
 use crate::{
     id::UserId,
     store::{
-        Denials, JwtId, StoreError, UserState, UserStatus,
+        Denials, JwtId, StoreError, StoreErrorKind, UserState, UserStatus,
         lookup::{Inner, STORE_TIMEOUT},
     },
     time::UnixTime,
 };
 
-/// How long the last answers are used before a store that failed is asked again.
+/// How long a store that failed is left alone.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// How long after a failure it is still taken to last while it is found out whether it does.
+const OUTAGE: Duration = RETRY_AFTER.saturating_add(STORE_TIMEOUT);
+
+/// A time at which nothing can have failed.
+const NEVER: i64 = i64::MIN;
 
 /// With more users who changed than this, the whole cache is cheaper to forget than one user at a time.
 const FEW_USERS: usize = 8;
@@ -33,6 +42,8 @@ pub(crate) struct Denied {
     /// Written under the lock of `known`.
     fresh_from: AtomicI64,
     fresh_until: AtomicI64,
+    /// When it could last not be loaded, though it had been before; [`NEVER`] if it was loaded since.
+    failed_at: AtomicI64,
     /// Counts the loads that began.
     begun: AtomicU64,
     /// Held while it is loaded; what the last load came to, unless it was given up.
@@ -55,6 +66,7 @@ impl Default for Denied {
             loaded: AtomicBool::new(false),
             fresh_from: AtomicI64::new(i64::MAX),
             fresh_until: AtomicI64::new(i64::MIN),
+            failed_at: AtomicI64::new(NEVER),
             begun: AtomicU64::new(0),
             loading: tokio::sync::Mutex::new(None),
         }
@@ -99,14 +111,33 @@ impl Denied {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of what is known, if it need not be loaded again.
+    /// The number of what is known, if one may judge by it without a word of the store: it is fresh, or the
+    /// store was asked and did not answer.
     pub(crate) fn generation(&self, now: UnixTime) -> Option<u64> {
-        self.is_fresh(now).then(|| self.generation.load(Ordering::Acquire))
+        (self.is_fresh(now) || self.is_excused(now)).then(|| self.generation.load(Ordering::Acquire))
+    }
+
+    /// Whether the store ever said what it denies.
+    pub(crate) fn is_known(&self) -> bool {
+        self.loaded.load(Ordering::Acquire)
     }
 
     fn is_fresh(&self, now: UnixTime) -> bool {
         let now = now.as_millis();
         self.fresh_from.load(Ordering::Acquire) <= now && now < self.fresh_until.load(Ordering::Acquire)
+    }
+
+    /// Whether the store is down: it failed a moment ago, or before that and is being asked whether it still
+    /// does. So one request at a time waits for a store that hangs, not all of them.
+    fn is_excused(&self, now: UnixTime) -> bool {
+        self.failed_within(RETRY_AFTER, now)
+            || self.failed_within(OUTAGE, now) && self.loading.try_lock().is_err()
+    }
+
+    fn failed_within(&self, bound: Duration, now: UnixTime) -> bool {
+        let failed_at = self.failed_at.load(Ordering::Acquire);
+        let until = UnixTime::from_millis(failed_at).saturating_add(bound);
+        failed_at != NEVER && failed_at <= now.as_millis() && now < until
     }
 
     /// Has it loaded again before it is next used. A load that began before does not count.
@@ -123,60 +154,73 @@ impl Denied {
 }
 
 impl Inner {
-    /// Makes sure that what is denied is known, as of the staleness bound ago. Err only if it never was.
+    /// Makes sure that what is denied is known, as of the staleness bound ago.
     pub(crate) async fn know_denials(&self) -> Result<(), StoreError> {
         self.know_denials_at(self.clock.now()).await
     }
 
-    /// Like [`know_denials`](Self::know_denials), as if it were `then` already.
+    /// Like [`know_denials`](Self::know_denials), as if it were `then` already. A store that failed is left
+    /// alone for a moment.
     pub(crate) async fn know_denials_at(&self, then: UnixTime) -> Result<(), StoreError> {
-        if self.denied.is_fresh(then) {
-            return Ok(());
-        }
-        match self.load_denials(|| self.denied.is_fresh(then)).await {
-            Err(error) if !self.denied.loaded.load(Ordering::Acquire) => Err(error),
-            _ => Ok(()),
+        let settled = || match self.denied.is_fresh(then) {
+            true => Some(Ok(())),
+            false if self.denied.failed_within(RETRY_AFTER, self.clock.now()) => {
+                Some(Err(StoreErrorKind::Unavailable.into()))
+            }
+            false => None,
+        };
+        match settled() {
+            Some(outcome) => outcome,
+            None => self.load_denials(settled).await,
         }
     }
 
     /// Asks the store anew what is denied: when this returns, all is known that was stored before.
     pub(crate) async fn reload_denials(&self) -> Result<(), StoreError> {
-        self.load_denials(|| false).await
+        self.load_denials(|| None).await
     }
 
     /// One load at a time, so that an older answer never follows a newer one. Whoever waits is served by
-    /// any load that began after they asked.
-    async fn load_denials(&self, enough: impl Fn() -> bool) -> Result<(), StoreError> {
+    /// any load that began after they asked, or by one that settled it for them; all within the time that a
+    /// store has.
+    async fn load_denials(
+        &self,
+        settled: impl Fn() -> Option<Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
+        let mut late = pin!(tokio::time::sleep(STORE_TIMEOUT));
         let asked = self.denied.begun.load(Ordering::SeqCst);
-        let mut last = self.denied.loading.lock().await;
-        if enough() {
-            return Ok(());
+        let mut last = tokio::select! {
+            biased;
+            last = self.denied.loading.lock() => last,
+            () = &mut late => return Err(self.timed_out()),
+        };
+        if let Some(outcome) = settled() {
+            return outcome;
         }
         if let Some(outcome) = last.as_ref().filter(|_| self.denied.begun.load(Ordering::SeqCst) > asked) {
             return outcome.clone();
         }
         *last = None;
         self.denied.begun.fetch_add(1, Ordering::SeqCst);
-        let outcome = self.ask_denials().await;
+        let outcome = self.ask_denials(late).await;
         *last = Some(outcome.clone());
         outcome
     }
 
-    async fn ask_denials(&self) -> Result<(), StoreError> {
+    async fn ask_denials(&self, late: Pin<&mut Sleep>) -> Result<(), StoreError> {
         let now = self.clock.now();
         let notices = self.denied.read().notices;
-        let asked = tokio::time::timeout(STORE_TIMEOUT, self.store.denials(now)).await;
-        let answer = match asked {
-            Ok(answer) => self.watch(answer),
-            Err(_) => Err(self.timed_out()),
+        let answer = tokio::select! {
+            biased;
+            answer = self.store.denials(now) => self.watch(answer),
+            () = late => Err(self.timed_out()),
         };
         let denials = answer.inspect_err(|_| {
-            let _alone = self.denied.write();
-            if self.denied.loaded.load(Ordering::Acquire) {
-                self.denied.set_fresh(self.clock.now(), RETRY_AFTER);
+            if self.denied.is_known() {
+                self.denied.failed_at.store(self.clock.now().as_millis(), Ordering::Release);
             }
         })?;
-        let first = !self.denied.loaded.load(Ordering::Acquire);
+        let first = !self.denied.is_known();
         let changed = self.take_denials(denials, notices, now);
         // After the set, so that a load of a key that does not know the new set is not kept. Before the
         // first set no key was judged at all.
@@ -196,6 +240,7 @@ impl Inner {
             denied.generation.fetch_add(1, Ordering::AcqRel);
         }
         denied.loaded.store(true, Ordering::Release);
+        denied.failed_at.store(NEVER, Ordering::Release);
         if known.notices == notices {
             denied.set_fresh(now, self.staleness);
         }

@@ -1,5 +1,5 @@
-//! For tests of services that use keyward: a clock to set, a sink to look into, the isolation check, and
-//! the conformance suite for stores.
+//! For tests of services that use keyward: the [`Kit`] acts as a user, with a clock to set and the events to
+//! look into; beside it the isolation check, a fake issuer, and the conformance suite for stores.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -16,10 +16,12 @@ pub mod conformance;
 mod isolation;
 #[cfg(feature = "_jwt")]
 mod issuer;
+mod kit;
 
 pub use isolation::{Isolation, Leak, assert_isolated};
 #[cfg(feature = "_jwt")]
 pub use issuer::{FakeIssuer, IssuerMode};
+pub use kit::{ActingAs, Caller, Kit};
 
 /// A clock that stands still until it is moved. Clones share their time.
 ///

@@ -24,7 +24,10 @@ use http_body_util::BodyExt;
 use keyward::{
     Owner, TokenId, UserId,
     secret::TokenDigest,
-    store::{Change, MemoryStore, Page, Rotation, StoreError, StoreErrorKind, TokenStore, Usage},
+    store::{
+        Change, Denials, JwtRevocation, MemoryStore, Page, Rotation, StoreError, StoreErrorKind, TokenStore,
+        Usage, UserState,
+    },
     time::UnixTime,
     token::TokenRecord,
 };
@@ -48,11 +51,13 @@ pub(crate) struct UnrulyStore {
     /// What an honest store would know.
     pub(crate) memory: MemoryStore,
     finds: AtomicUsize,
+    denials_asked: AtomicUsize,
     health_checks: AtomicUsize,
     longest_batch: AtomicUsize,
     down: AtomicBool,
     hangs: AtomicBool,
     usage_fails: AtomicBool,
+    denials_fail: AtomicBool,
     fails_for: Mutex<Option<TokenDigest>>,
     gate: Mutex<Option<Arc<Gate>>>,
     lie: Mutex<Option<TokenRecord>>,
@@ -87,6 +92,11 @@ impl UnrulyStore {
         self.finds.load(Ordering::SeqCst)
     }
 
+    /// How often `denials` was called.
+    pub(crate) fn denials_asked(&self) -> usize {
+        self.denials_asked.load(Ordering::SeqCst)
+    }
+
     /// How often `health` was called.
     pub(crate) fn health_checks(&self) -> usize {
         self.health_checks.load(Ordering::SeqCst)
@@ -110,6 +120,11 @@ impl UnrulyStore {
     /// Usage cannot be written.
     pub(crate) fn set_usage_failing(&self, fails: bool) {
         self.usage_fails.store(fails, Ordering::SeqCst);
+    }
+
+    /// What is denied cannot be read.
+    pub(crate) fn set_denials_failing(&self, fails: bool) {
+        self.denials_fail.store(fails, Ordering::SeqCst);
     }
 
     /// `find` fails for this key alone.
@@ -222,6 +237,35 @@ impl TokenStore for UnrulyStore {
             true => Err(StoreErrorKind::Unavailable.into()),
             false => self.memory.record_usage(batch).await,
         }
+    }
+
+    async fn denials(&self, now: UnixTime) -> Result<Denials, StoreError> {
+        self.denials_asked.fetch_add(1, Ordering::SeqCst);
+        self.misbehave().await?;
+        match self.denials_fail.load(Ordering::SeqCst) {
+            true => Err(StoreErrorKind::Unavailable.into()),
+            false => self.memory.denials(now).await,
+        }
+    }
+
+    async fn revoke_jwt(&self, revocation: &JwtRevocation, now: UnixTime) -> Result<(), StoreError> {
+        self.misbehave().await?;
+        self.memory.revoke_jwt(revocation, now).await
+    }
+
+    async fn revoke_jwts_of(&self, user: &UserId, at: UnixTime) -> Result<(), StoreError> {
+        self.misbehave().await?;
+        self.memory.revoke_jwts_of(user, at).await
+    }
+
+    async fn set_user_state(&self, state: &UserState) -> Result<(), StoreError> {
+        self.misbehave().await?;
+        self.memory.set_user_state(state).await
+    }
+
+    async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        self.misbehave().await?;
+        self.memory.offboard(user, at).await
     }
 
     async fn health(&self) -> Result<(), StoreError> {
