@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -252,12 +252,12 @@ where
         let step = self.layer.shared.judge(&request);
         match step {
             Step::Accept(principal) => {
-                insert(&mut request, principal);
-                ResponseFuture::inner(self.inner.call(request))
+                let headers = insert(&mut request, principal);
+                ResponseFuture::inner(self.inner.call(request), headers)
             }
             Step::Anonymous => {
                 mark_anonymous(&mut request);
-                ResponseFuture::inner(self.inner.call(request))
+                ResponseFuture::inner(self.inner.call(request), None)
             }
             Step::Refuse(error) => ResponseFuture::rejected(self.layer.refuse(&request, error)),
             Step::Wait(verdict) => {
@@ -348,11 +348,15 @@ impl Shared {
 }
 
 impl<R> AuthLayer<R> {
-    pub(super) fn accepted<B>(&self, request: &mut Request<B>, principal: Principal) {
+    pub(super) fn accepted<B>(
+        &self,
+        request: &mut Request<B>,
+        principal: Principal,
+    ) -> Option<Box<HeaderMap>> {
         if self.shared.report_accepted > 0 {
             self.shared.report_access(&principal, &RequestHead::new(request));
         }
-        insert(request, principal);
+        insert(request, principal)
     }
 
     /// Reports the refusal and makes the answer.
@@ -377,11 +381,14 @@ impl<R> AuthLayer<R> {
     }
 }
 
+/// Leaves the caller in the request, and gives back what the response shall tell them.
 #[inline]
-fn insert<B>(request: &mut Request<B>, principal: Principal) {
+fn insert<B>(request: &mut Request<B>, mut principal: Principal) -> Option<Box<HeaderMap>> {
+    let headers = principal.take_response_headers();
     let extensions = request.extensions_mut();
     extensions.insert(principal.user_id().clone());
     extensions.insert(principal);
+    headers
 }
 
 /// Nobody: also if an outer layer had said otherwise.

@@ -23,6 +23,7 @@ use crate::time::UnixTime;
 ///     }
 /// }
 /// ```
+#[derive(PartialEq)]
 pub struct JwtClaims {
     /// All texts behind one another, in the order of [`JwtTexts`]: one piece of memory for each token.
     texts: Box<str>,

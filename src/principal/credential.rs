@@ -8,6 +8,7 @@ use std::{
 use crate::{
     event::Audit,
     id::{TokenId, UserId},
+    limit::Limits,
     net::IpList,
     principal::{AuthMethod, JwtClaims},
     scope::{Grant, RoleSet},
@@ -46,31 +47,34 @@ pub(crate) struct Credential {
     pub(crate) uses: Uses,
 }
 
-/// What only some credentials have, and none has two of.
-#[derive(Debug)]
-pub(crate) enum Extra {
-    AllowedIps(IpList),
-    #[cfg_attr(not(feature = "_jwt"), expect(dead_code, reason = "only the module `jwt` makes it"))]
-    Jwt(JwtClaims),
+/// What only some credentials have.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Extra {
+    pub(crate) allowed_ips: Option<IpList>,
+    pub(crate) limits: Limits,
+    /// Until when it still reads, if it is in its grace period.
+    pub(crate) grace_until: Option<UnixTime>,
+    pub(crate) jwt: Option<JwtClaims>,
+}
+
+impl Extra {
+    /// Nothing takes no memory.
+    pub(crate) fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 impl Credential {
     /// Where it may be presented from, if that is limited.
     #[inline]
     pub(crate) fn allowed_ips(&self) -> Option<&IpList> {
-        match self.extra.as_deref() {
-            Some(Extra::AllowedIps(list)) => Some(list),
-            _ => None,
-        }
+        self.extra.as_deref()?.allowed_ips.as_ref()
     }
 
     /// What it says, if it is a JWT.
     #[inline]
     pub(crate) fn jwt(&self) -> Option<&JwtClaims> {
-        match self.extra.as_deref() {
-            Some(Extra::Jwt(claims)) => Some(claims),
-            _ => None,
-        }
+        self.extra.as_deref()?.jwt.as_ref()
     }
 }
 

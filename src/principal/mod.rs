@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, ops::Deref, sync::Arc};
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+
 use crate::{
     error::{AuthError, AuthErrorKind, NotOwner, Refusal},
     event::{Alert, Audit, Event, EventKind},
@@ -47,6 +49,8 @@ pub const ADMIN_ROLE: &str = "admin";
 pub struct Principal {
     credential: Arc<Credential>,
     client_ip: Option<IpAddr>,
+    /// What the response shall tell the caller of their credential; the layer takes it out.
+    response_headers: Option<Box<HeaderMap>>,
 }
 
 /// How a credential was verified.
@@ -106,7 +110,18 @@ impl Principal {
 
     #[inline]
     pub(crate) fn new(credential: Arc<Credential>, client_ip: Option<IpAddr>) -> Self {
-        Self { credential, client_ip }
+        Self { credential, client_ip, response_headers: None }
+    }
+
+    /// Adds a header to the response. What the service itself says in it stays.
+    #[cold]
+    pub(crate) fn tell(&mut self, name: HeaderName, value: HeaderValue) {
+        self.response_headers.get_or_insert_default().insert(name, value);
+    }
+
+    #[inline]
+    pub(crate) fn take_response_headers(&mut self) -> Option<Box<HeaderMap>> {
+        self.response_headers.take()
     }
 
     /// The user that the request acts as, and who owns what it creates.
@@ -303,7 +318,7 @@ impl PrincipalBuilder {
             fresh_from: valid_from,
             fresh_until: jwt.expires_at(),
             expires_at: jwt.expires_at(),
-            extra: Some(Box::new(Extra::Jwt(jwt))),
+            extra: Extra { jwt: Some(jwt), ..Extra::default() }.boxed(),
             ..self.credential
         }
     }

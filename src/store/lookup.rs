@@ -211,7 +211,13 @@ impl Inner {
             expires_at: record.expires_at.unwrap_or(UnixTime::MAX),
             hard_end: hard_end(record, policy),
             rolling: record.rolling.then_some(record.class),
-            extra: record.allowed_ips.clone().map(|list| Box::new(Extra::AllowedIps(list))),
+            extra: Extra {
+                allowed_ips: record.allowed_ips.clone(),
+                limits: record.limits,
+                grace_until: (access == Access::ReadOnly).then(|| decision.until()),
+                jwt: None,
+            }
+            .boxed(),
             uses: Uses::default(),
         }))
     }
