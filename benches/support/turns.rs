@@ -13,9 +13,6 @@ use crate::{
     },
 };
 
-/// How many times a case runs between the second pair of breakpoints, beyond once.
-const COUNTED: u64 = 10;
-
 /// A case runs for so many nanoseconds in each round.
 const BATCH: f64 = 2e6;
 
@@ -27,13 +24,11 @@ pub(crate) fn run_all(cases: &[Case], judge: fn(&Results) -> Report) -> ExitCode
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _timers = runtime.enter();
     let arguments: Vec<String> = env::args().collect();
-    if let [_, flag, name] = arguments.as_slice()
+    if let [_, flag, name, times] = arguments.as_slice()
         && flag == "--one"
     {
         let (_, case) = cases.iter().find(|(case, _)| case == name).expect("a case");
-        let mut run = case();
-        run(3);
-        mark_regions(COUNTED, run);
+        mark_regions(times.parse().expect("a number"), case());
         return ExitCode::SUCCESS;
     }
     let mut runs: Vec<(&str, Run)> = cases.iter().map(|(name, case)| (*name, case())).collect();
@@ -100,7 +95,8 @@ fn measure(runs: &mut [(&'static str, Run)]) -> Vec<Measured> {
     let rounds = setting("KEYWARD_ROUNDS").and_then(|rounds| rounds.to_str()?.parse().ok()).unwrap_or(41);
     let batches: Vec<u64> =
         runs.iter_mut().map(|(_, run)| (BATCH / time_each(run, 200)).max(1.0) as u64).collect();
-    let mut results: Vec<Measured> = runs.iter_mut().map(|(name, run)| start(name, run)).collect();
+    let mut results: Vec<Measured> =
+        runs.iter_mut().zip(&batches).map(|((name, run), batch)| start(name, run, *batch)).collect();
     for _ in 0..rounds {
         for (((_, run), batch), result) in runs.iter_mut().zip(&batches).zip(&mut results) {
             result.times.push(time_each(run, *batch));
@@ -115,16 +111,18 @@ fn time_each(run: &mut Run, times: u64) -> f64 {
     (thread_time() - start) / times as f64
 }
 
-/// Counts what needs no rounds: it is the same each time.
-fn start(name: &'static str, run: &mut Run) -> Measured {
+/// Counts what needs no rounds: it is the same each time. A step costs some 20 microseconds, so a case of
+/// hundreds of thousands of instructions is stepped through once, and only a short one ten times.
+fn start(name: &'static str, run: &mut Run, batch: u64) -> Measured {
     const TIMES: u64 = 1000;
     run(3);
     let before = allocated().blocks;
     run(TIMES);
     let allocations = (allocated().blocks - before) as f64 / TIMES as f64;
-    let regions = counted(&["--one", name]);
+    let stepped = (batch / 100).clamp(1, 10);
+    let regions = counted(&["--one", name, &stepped.to_string()]);
     let instructions = regions.map(|(regions, _)| match regions.as_slice() {
-        [once, again] => instructions_each(*once, *again, COUNTED),
+        [none, some] => instructions_each(*none, *some, stepped),
         other => unreachable!("two regions are marked, not {}", other.len()),
     });
     Measured { name, times: Vec::new(), instructions, allocations }
