@@ -10,6 +10,8 @@
 //! | `<algorithm> first` | the layer without a cache: as if each token came for the first time |
 //! | `<algorithm> bare` | `jsonwebtoken::decode` alone, with the key made before and the same rules |
 //!
+//! `rivals/` runs the same cases beside other crates that verify tokens.
+//!
 //! It fails when a limit on instructions is exceeded. A limit on time only warns.
 
 #![expect(unsafe_code, reason = "the counting allocator and the breakpoint; the crate itself has none")]
