@@ -274,6 +274,10 @@ fn is_word(bytes: &[u8]) -> bool {
 /// credential of ours.
 fn read_bearer(value: &HeaderValue) -> Result<Option<Presented<'_>>, AuthError> {
     let value = value.as_bytes();
+    // As nearly all clients write it.
+    if let Some((b"Bearer ", token)) = value.split_first_chunk() {
+        return read_token(token.trim_ascii()).map(|word| Some(Presented::Bearer(word)));
+    }
     let scheme = value.iter().take_while(|byte| is_tchar(**byte)).count();
     let (scheme, rest) = value.split_at(scheme);
     if !scheme.eq_ignore_ascii_case(b"bearer") {

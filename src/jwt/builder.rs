@@ -19,8 +19,9 @@ use super::{
     fetch::HttpFetch,
     jwk,
     key::{Algorithm, KeySet, VerifyingKey},
+    loader::{Parse, Source},
     names::{IntoAudience, IntoIssuer},
-    remote::{Parse, RemoteKeys, RemoteSettings, Source},
+    remote::{RemoteKeys, RemoteSettings},
     several::check_users,
     verify::{ConfirmationVerifier, Trust, UserIds, Verifier},
 };

@@ -37,6 +37,7 @@ mod issuer;
 mod json;
 mod jwk;
 mod key;
+mod loader;
 mod names;
 mod pem;
 mod provider;
