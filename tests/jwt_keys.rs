@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -194,6 +195,20 @@ fn good_keys_are_taken_by_their_algorithm() {
         assert_eq!((single.algorithm(), single.kid()), (algorithm, Some("one")), "{named}");
         let keys = KeySet::from_jwks(set(&[named])).unwrap();
         assert_eq!(keys.iter().map(VerifyingKey::algorithm).collect::<Vec<_>>(), [algorithm]);
+    }
+}
+
+#[test]
+fn moduli_have_the_length_that_the_backend_verifies() {
+    let longest = if cfg!(feature = "jwt") { 8192 } else { 4096 };
+    for bits in [1024, 2040, 2047, 2048, 3072, 4096, 4097, 8192, 8193, 16_384] {
+        // Odd, and as long as said.
+        let mut n = vec![0xff; usize::div_ceil(bits, 8)];
+        n[0] >>= (8 - bits % 8) % 8;
+        let key = with(rsa(), json!({ "n": BASE64.encode(n) }));
+        let good = (2048..=longest).contains(&bits);
+        assert_eq!(VerifyingKey::from_jwk(key.to_string()).is_ok(), good, "{bits}");
+        assert_eq!(KeySet::from_jwks(set(&[key])).is_ok(), good, "{bits}");
     }
 }
 
