@@ -228,7 +228,7 @@ async fn an_answer_that_is_no_set_leaves_the_old_one() {
         ("X43 more than 100 keys", Answer::Keys(set(&many))),
         (
             "X43 more than 512 KiB",
-            Answer::Keys(format!("{}{}", set(&[good.clone()]), " ".repeat(512 * 1024))),
+            Answer::Keys(format!("{}{}", set(std::slice::from_ref(&good)), " ".repeat(512 * 1024))),
         ),
         ("X43 no keys", Answer::Keys(set(&[]))),
         ("X43 no JSON", Answer::Keys("<html>".to_owned())),

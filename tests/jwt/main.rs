@@ -53,7 +53,7 @@ use tower::{Layer, ServiceExt, service_fn};
 #[tokio::test]
 async fn a_good_token_is_its_subject() {
     let auth = hs256(&clock());
-    let token = sign(SECRET, HEADER, &claims().to_string());
+    let token = sign(SECRET, HEADER, claims().to_string());
     for _ in 0..3 {
         assert_eq!(ask(auth.clone(), &token).await, (200, "alice".to_owned()));
     }
@@ -64,7 +64,7 @@ async fn a_good_token_is_its_subject() {
 async fn a_known_token_ends_when_it_expires() {
     let clock = clock();
     let auth = hs256(&clock);
-    let token = sign(SECRET, HEADER, &with(json!({ "exp": NOW + 5, "nbf": NOW })));
+    let token = sign(SECRET, HEADER, with(json!({ "exp": NOW + 5, "nbf": NOW })));
     for (after, status) in [(0, 200), (4, 200), (64, 200), (65, 401), (0, 200), (-61, 401)] {
         clock.set(UnixTime::from_millis((NOW + after) * 1000));
         assert_eq!(ask(auth.clone(), &token).await.0, status, "{after}");
@@ -90,13 +90,13 @@ async fn two_issuers_are_two_worlds() {
     assert!(JwtAuth::any_of([]).is_err());
 
     let auth = JwtAuth::any_of([hs256(&clock), second(UserIds::Namespaced)]).unwrap();
-    let theirs = |changes| sign("b81Zt4Wm6Qe9Xc2Rv7Ny0Ps3Ld5Ka1Gf-other", HEADER, &with(changes));
-    assert_eq!(ask(auth.clone(), &sign(SECRET, HEADER, &claims().to_string())).await.1, "alice");
+    let theirs = |changes| sign("b81Zt4Wm6Qe9Xc2Rv7Ny0Ps3Ld5Ka1Gf-other", HEADER, with(changes));
+    assert_eq!(ask(auth.clone(), &sign(SECRET, HEADER, claims().to_string())).await.1, "alice");
     assert_eq!(ask(auth.clone(), &theirs(json!({ "iss": other }))).await.1, "https://other.example#alice");
     // P3.8a: signed by one, claiming the other.
     assert_eq!(ask(auth.clone(), &theirs(json!({}))).await, (401, "bad_signature".to_owned()));
     // The first speaks for no user of the second.
-    let forged = sign(SECRET, HEADER, &with(json!({ "sub": "https://other.example#alice" })));
+    let forged = sign(SECRET, HEADER, with(json!({ "sub": "https://other.example#alice" })));
     assert_eq!(ask(auth, &forged).await, (401, "subject".to_owned()));
 }
 
@@ -106,7 +106,7 @@ async fn keys_and_tokens_of_a_person_have_one_owner() {
     let tokens = TokenManager::builder(MemoryStore::new()).with_clock(clock.clone()).build();
     let key = tokens.create(&UserId::new("alice").unwrap(), NewToken::named("laptop")).await.unwrap().key;
     let auth = || AnyOf::new([ApiKeyAuth::new(&tokens).into(), hs256(&clock).into()]);
-    let token = sign(SECRET, HEADER, &claims().to_string());
+    let token = sign(SECRET, HEADER, claims().to_string());
     assert_eq!(ask(auth(), &token).await, (200, "alice".to_owned()));
     assert_eq!(ask(auth(), key.expose()).await, (200, "alice".to_owned()));
 }
@@ -182,9 +182,9 @@ async fn what_is_withdrawn_stays_out() {
     let alice = UserId::new("alice").unwrap();
     let operator = AdminProof::operator("test", "leaked").unwrap();
     let auth = Arc::new(AnyOf::new([ApiKeyAuth::new(&store).into(), hs256(&clock).into()]));
-    let first = sign(SECRET, HEADER, &claims().to_string());
-    let second = sign(SECRET, HEADER, &with(json!({ "jti": "two" })));
-    let bob = sign(SECRET, HEADER, &with(json!({ "sub": "bob" })));
+    let first = sign(SECRET, HEADER, claims().to_string());
+    let second = sign(SECRET, HEADER, with(json!({ "jti": "two" })));
+    let bob = sign(SECRET, HEADER, with(json!({ "sub": "bob" })));
     for token in [&first, &second, &bob] {
         assert_eq!(ask(auth.clone(), token).await.0, 200);
     }
@@ -192,7 +192,7 @@ async fn what_is_withdrawn_stays_out() {
     let until = UnixTime::from_millis((NOW + 700) * 1000);
     store.revoke_jwt(&operator, ISSUER, "one", until).await.unwrap();
     assert_eq!(ask(auth.clone(), &first).await, (401, "revoked".to_owned()));
-    let again = sign(SECRET, r#"{"typ":"JWT","alg":"HS256"}"#, &claims().to_string());
+    let again = sign(SECRET, r#"{"typ":"JWT","alg":"HS256"}"#, claims().to_string());
     assert_eq!(
         ask(auth.clone(), &again).await,
         (401, "revoked".to_owned()),
@@ -205,9 +205,9 @@ async fn what_is_withdrawn_stays_out() {
     assert_eq!(ask(auth.clone(), &second).await, (401, "revoked".to_owned()));
     clock.advance(Duration::from_secs(2));
     let later = json!({ "iat": NOW + 2, "jti": "three" });
-    let third = sign(SECRET, HEADER, &with(later));
+    let third = sign(SECRET, HEADER, with(later));
     assert_eq!(ask(auth.clone(), &third).await.0, 200, "issued since");
-    let undated = sign(SECRET, HEADER, &with(json!({ "iat": null, "jti": null })));
+    let undated = sign(SECRET, HEADER, with(json!({ "iat": null, "jti": null })));
     assert_eq!(ask(auth.clone(), &undated).await, (401, "revoked".to_owned()));
 
     let key = store.create(&alice, NewToken::named("laptop")).await.unwrap().key;
