@@ -13,7 +13,7 @@ use keyward::{
     ConfigError, UserId,
     api::{ApiError, JsonBody},
     event::Audit,
-    jwt::{JwtAuth, JwtBuilder, JwtIssuer, KeySet, Said, UserIds},
+    jwt::{Algorithm, JwtAuth, JwtBuilder, JwtIssuer, KeySet, Said, UserIds, VerifyingKey},
     principal::RoleDirectory,
     scope::RoleSet,
 };
@@ -32,7 +32,9 @@ pub(crate) fn authenticator<R: RoleDirectory + Clone>(
 ) -> Result<Option<JwtAuth>, ConfigError> {
     let (mut local, mut oidc) = (None, None);
     if let Some(secret) = &settings.secret {
-        local = Some(named(JwtAuth::hs256(secret), settings));
+        let key = VerifyingKey::hmac(Algorithm::HS256, secret)
+            .map_err(|error| ConfigError::new(format!("JWT_SECRET: {error}")));
+        local = Some(named(JwtAuth::key(key), settings));
     }
     match &settings.keys {
         None => {}

@@ -99,7 +99,8 @@ impl Number<'_> {
     /// Seconds since 1970, possibly with a fraction, as milliseconds; `None` before 1970 and after 9999.
     pub(super) fn to_millis(&self) -> Option<i64> {
         if let Ok(seconds) = self.0.parse::<u64>() {
-            return (seconds as f64 <= LAST_SECOND).then_some(seconds as i64 * 1000);
+            // Only then: a product that does not fit is a panic where overflow is checked.
+            return (seconds as f64 <= LAST_SECOND).then(|| seconds as i64 * 1000);
         }
         let seconds = self.0.parse::<f64>().ok()?;
         ((0.0..=LAST_SECOND).contains(&seconds) && !seconds.is_sign_negative())
@@ -469,6 +470,8 @@ mod tests {
             ("-1", None),
             ("-0", None),
             ("1e400", None),
+            ("1000000000000000000", None),
+            ("18446744073709551615", None),
             ("18446744073709551616", None),
         ] {
             assert_eq!(Number(text).to_millis(), millis, "{text}");

@@ -157,7 +157,8 @@ impl VerifyingKey {
     /// A public key in PEM: `PUBLIC KEY` (RFC 7468, section 13) or `RSA PUBLIC KEY`.
     ///
     /// # Errors
-    /// When it is another thing, does not fit the algorithm, or is weak: RSA needs 2048 bits or more.
+    /// When it is another thing, does not fit the algorithm, or is weak: RSA needs 2048 bits or more, up to
+    /// 8192, or 4096 without the feature `jwt`.
     pub fn from_pem(algorithm: Algorithm, pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         Self::from_material(algorithm, &pem::read_public_key(pem.as_ref())?)
     }
