@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `key hit` | an API key in the cache, with the layer's defaults: the measure for `seen` |
 //! | `<algorithm> seen` | the layer with its defaults, the token in the cache among many others |
-//! | `<algorithm> first` | the layer without a cache: as if each token came for the first time |
+//! | `<algorithm> first` | the layer, with tokens that it does not know: each is verified, kept, and displaces another |
 //! | `<algorithm> bare` | `jsonwebtoken::decode` alone, with the key made before and the same rules |
 //!
 //! `rivals/` runs the same cases beside other crates that verify tokens.

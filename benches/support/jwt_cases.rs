@@ -16,7 +16,7 @@ use tower::Layer;
 
 use crate::{
     issuer::{AUDIENCE, EDDSA, ES256, HS256, ISSUER, Issuer, RS256, SCOPE, USER, bearer, claims},
-    runs::{Run, accepted},
+    runs::{Run, accepted, accepted_by_turns},
     support::service::{NoOp, arrived, block_on, request, send},
     turns::Case,
 };
@@ -80,9 +80,19 @@ fn seen(issuer: &Issuer) -> Run {
     through(&layer, || bearer(&issuer.token))
 }
 
+/// So many tokens by turns, in a cache that holds about one of sixteen: each is new when it comes, is kept, and
+/// makes another one go.
 fn first(issuer: &Issuer) -> Run {
-    let layer = AuthLayer::new(builder(issuer).with_cache_bytes(0).build().expect("a verifier"));
-    through(&layer, || bearer(&issuer.token))
+    const TOKENS: u32 = 512;
+    let layer = AuthLayer::new(builder(issuer).with_cache_bytes(32 * 2048).build().expect("a verifier"));
+    let mut claims = claims(USER);
+    let token = |number: u32| {
+        claims["jti"] = format!("{number:022}").into();
+        bearer(&issuer.signed(&claims))
+    };
+    let requests: Vec<_> = (0..TOKENS).map(token).collect();
+    let marks = pass(&layer, requests[0].clone());
+    accepted_by_turns(layer.layer(NoOp), requests, Extensions::new, marks)
 }
 
 /// What a handler needs at least.

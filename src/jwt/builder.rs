@@ -385,9 +385,9 @@ impl JwtBuilder<Said, Said> {
             let _ = revocations.set(chosen);
         }
         Ok(JwtAuth::from_verifier(Verifier {
-            trusts: vec![trust],
+            trusts: Arc::new([trust]),
             max_token_bytes: self.settings.max_token_bytes,
-            verified: VerifiedTokens::new(self.settings.cache_bytes, random_seed()?),
+            verified: Arc::new(VerifiedTokens::new(self.settings.cache_bytes, random_seed()?)),
             cache_bytes: self.settings.cache_bytes,
             revocations,
             clock,

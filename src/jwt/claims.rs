@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use super::json::{Nested, Object, Value};
 use crate::{
     error::Refusal,
-    id::{UserId, is_unprintable},
+    id::{UserId, is_printable},
     principal::{JwtClaims, JwtTexts},
     scope::{Grant, RoleSet, ScopeSet},
     time::UnixTime,
@@ -45,7 +45,7 @@ impl<'a> Header<'a> {
 }
 
 fn is_name(text: &str) -> bool {
-    (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.chars().any(is_unprintable)
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && is_printable(text)
 }
 
 /// Which types of token are accepted, by the header's `typ` (RFC 7515, section 4.1.9).

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use sha2::{Digest, Sha256};
 
 use super::{crypto::Checker, jwk, pem, secret};
-use crate::{error::ConfigError, id::is_unprintable, secret::TokenDigest};
+use crate::{error::ConfigError, id::is_printable, secret::TokenDigest};
 
 /// The most keys that a set may hold.
 pub(super) const MAX_KEYS: usize = 100;
@@ -195,7 +195,7 @@ impl VerifyingKey {
     /// # Errors
     /// When the name is empty, longer than 128 bytes, or holds control characters.
     pub fn with_kid(self, kid: &str) -> Result<Self, ConfigError> {
-        if !(1..=128).contains(&kid.len()) || kid.chars().any(is_unprintable) {
+        if !(1..=128).contains(&kid.len()) || !is_printable(kid) {
             return Err(ConfigError::new("a key's `kid` is 1 to 128 bytes without control characters"));
         }
         Ok(self.with_name(Some(kid)))

@@ -93,9 +93,17 @@ use verify::{Step, Verifier, Waited};
 /// ```
 ///
 /// A token's subject is its user, so a person's API keys and JWTs belong to one owner.
-#[derive(Clone)]
+///
+/// Clones share the keys and what was verified. Whom they ask about withdrawn tokens may differ: each takes that
+/// from the [`AnyOf`](crate::auth::AnyOf) that it is put into.
 pub struct JwtAuth {
     verifier: Arc<Verifier>,
+}
+
+impl Clone for JwtAuth {
+    fn clone(&self) -> Self {
+        Self { verifier: Arc::new((*self.verifier).clone()) }
+    }
 }
 
 impl fmt::Debug for JwtAuth {
@@ -179,7 +187,7 @@ impl JwtAuth {
 
     /// Fetches the keys of every issuer.
     async fn fetch_keys(&self) -> Result<(), ConfigError> {
-        for trust in &self.verifier.trusts {
+        for trust in &*self.verifier.trusts {
             if let Some(remote) = &trust.remote {
                 remote.refresh(Demand::Due).await;
                 if !remote.usable(self.verifier.clock.now()) {
@@ -234,7 +242,9 @@ impl JwtAuth {
             Step::Done(verdict) => return Verdict::Decided(self.admit(verdict, head)),
             Step::Wait(need) => need,
         };
-        let (auth, token) = (self.clone(), Zeroizing::new(parts.token.to_vec()));
+        // The same one, not a clone of its own.
+        let auth = Self { verifier: self.verifier.clone() };
+        let token = Zeroizing::new(parts.token.to_vec());
         let request = OwnedHead::of(head, self.verifier.needs_head());
         Verdict::Pending(Box::pin(async move {
             let verdict = auth.verifier.verdict(&token, need).await;

@@ -106,12 +106,14 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// What all clones of an authenticator share.
+/// All of an authenticator. Clones share what is behind the `Arc`s.
+#[derive(Clone)]
 pub(super) struct Verifier {
-    pub(super) trusts: Vec<Trust>,
+    pub(super) trusts: Arc<[Trust]>,
     pub(super) max_token_bytes: usize,
-    pub(super) verified: VerifiedTokens,
+    pub(super) verified: Arc<VerifiedTokens>,
     pub(super) cache_bytes: usize,
+    /// Each clone's own, until it is filled: two stores may know different users.
     pub(super) revocations: OnceLock<Arc<dyn Revocations>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) audit: Audit,

@@ -307,3 +307,26 @@ async fn scopes_are_words_between_spaces() {
         }
     }
 }
+
+/// Clones share what they verified, but each asks the store that it stands beside.
+#[tokio::test]
+async fn each_clone_asks_the_store_that_it_stands_beside() {
+    let clock = clock();
+    let store = || TokenManager::builder(MemoryStore::new()).with_clock(clock.clone()).build();
+    let (one, two) = (store(), store());
+    let jwt = hs256(&clock);
+    let beside =
+        |store: &TokenManager| Arc::new(AnyOf::new([ApiKeyAuth::new(store).into(), jwt.clone().into()]));
+    let (first, second) = (beside(&one), beside(&two));
+    let token = sign(SECRET, HEADER, claims().to_string());
+    for _ in 0..2 {
+        assert_eq!(ask(first.clone(), &token).await.0, 200);
+        assert_eq!(ask(second.clone(), &token).await.0, 200);
+    }
+    let operator = AdminProof::operator("test", "left").unwrap();
+    two.suspend(&operator, &UserId::new("alice").unwrap()).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(ask(first.clone(), &token).await.0, 200, "known to the first as before");
+        assert_eq!(ask(second.clone(), &token).await, (401, "user_inactive".to_owned()));
+    }
+}
