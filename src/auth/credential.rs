@@ -36,6 +36,12 @@ impl fmt::Debug for Word<'_> {
 }
 
 impl<'a> Presented<'a> {
+    /// What a reader found in `Authorization` before.
+    #[cfg(feature = "_jwt")]
+    pub(crate) fn bearer(token: &'a [u8]) -> Self {
+        Self::Bearer(Word(token))
+    }
+
     /// The credential's text: printable ASCII. It is empty if what was presented is not one word; then
     /// the layer answers 400, whatever an authenticator says other than yes.
     #[must_use]

@@ -1,6 +1,6 @@
 //! Keys that verify signatures, each bound to one algorithm.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
@@ -88,6 +88,26 @@ impl Algorithm {
             Self::HS512 => 64,
             _ => 0,
         }
+    }
+}
+
+/// By its name in a token's header, such as `ES256`.
+///
+/// ```
+/// use keyward::jwt::Algorithm;
+///
+/// assert_eq!("ES256".parse(), Ok(Algorithm::ES256));
+/// assert!("none".parse::<Algorithm>().is_err());
+/// ```
+impl FromStr for Algorithm {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        Self::from_name(name).ok_or_else(|| {
+            ConfigError::new(
+                "the algorithm must be one of HS256 to HS512, RS256 to PS512, ES256, ES384 and EdDSA",
+            )
+        })
     }
 }
 

@@ -13,7 +13,7 @@
 //! Signatures are those of the crate `jsonwebtoken`, on AWS-LC with the feature `jwt` and in Rust alone with
 //! `jwt-rust-crypto`; with both on, AWS-LC is used. Its process-wide default is never touched.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use zeroize::Zeroizing;
 
@@ -63,6 +63,9 @@ use compact::Parts;
 use remote::Demand;
 use verify::{Step, Verifier, Waited};
 
+/// How often verified tokens that have ended are wiped.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Accepts JSON Web Tokens, as bearer tokens in `Authorization`.
 ///
 /// ```
@@ -93,6 +96,11 @@ use verify::{Step, Verifier, Waited};
 /// ```
 ///
 /// A token's subject is its user, so a person's API keys and JWTs belong to one owner.
+///
+/// Several issuers are one authenticator, by [`any_of`](Self::any_of): of two in one `AnyOf` the first would refuse
+/// the tokens of the second. Alone it asks nobody whether a token or its user was withdrawn; beside
+/// [`ApiKeyAuth`](crate::auth::ApiKeyAuth) it asks the store of the keys, or whom
+/// [`with_revocations`](JwtBuilder::with_revocations) names.
 ///
 /// Clones share the keys and what was verified. Whom they ask about withdrawn tokens may differ: each takes that
 /// from the [`AnyOf`](crate::auth::AnyOf) that it is put into.
@@ -173,14 +181,21 @@ impl JwtAuth {
         }
     }
 
-    /// The background work, until `shutdown` is done: fetches keys ahead of need. Without it a request now
-    /// and then waits for a fetch.
+    /// The background work, until `shutdown` is done: fetches keys ahead of need, and once a minute wipes
+    /// verified tokens that have ended. Without it a request now and then waits for a fetch, and tokens that
+    /// have ended stay in memory until others need their room.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let remotes = self.verifier.trusts.iter().filter_map(|trust| trust.remote.clone());
-        let work =
+        let fetching =
             futures_join(remotes.map(|remote| async move { remote.run(std::future::pending()).await }));
+        let sweeping = async {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                self.verifier.verified.sweep(self.verifier.clock.now());
+            }
+        };
         tokio::select! {
-            () = work => {}
+            ((), ()) = async { tokio::join!(fetching, sweeping) } => {}
             () = shutdown => {}
         }
     }
@@ -191,9 +206,10 @@ impl JwtAuth {
             if let Some(remote) = &trust.remote {
                 remote.refresh(Demand::Due).await;
                 if !remote.usable(self.verifier.clock.now()) {
+                    let issuer = trust.rules.issuer.as_deref().unwrap_or("the issuer");
+                    let why = remote.last_error().map(|why| format!(" ({why})")).unwrap_or_default();
                     return Err(ConfigError::new(format!(
-                        "the keys of {} cannot be fetched; see the log, or use `build` to start without them",
-                        trust.rules.issuer.as_deref().unwrap_or("the issuer")
+                        "the keys of {issuer} cannot be fetched{why}; use `build` to start without them"
                     )));
                 }
             }
@@ -239,7 +255,7 @@ impl JwtAuth {
     /// A token that was not seen before.
     fn verify(&self, parts: &Parts<'_>, head: &RequestHead<'_>, now: UnixTime) -> Verdict {
         let need = match self.verifier.verify(parts, now, Waited::default()) {
-            Step::Done(verdict) => return Verdict::Decided(self.admit(verdict, head)),
+            Step::Done(verdict) => return Verdict::Decided(self.admit(parts.token, verdict, head)),
             Step::Wait(need) => need,
         };
         // The same one, not a clone of its own.
@@ -248,15 +264,19 @@ impl JwtAuth {
         let request = OwnedHead::of(head, self.verifier.needs_head());
         Verdict::Pending(Box::pin(async move {
             let verdict = auth.verifier.verdict(&token, need).await;
-            auth.admit(verdict, &request.borrow())
+            auth.admit(&token, verdict, &request.borrow(&token))
         }))
     }
 
     fn admit(
         &self,
+        token: &[u8],
         verdict: Result<Arc<crate::principal::Credential>, AuthError>,
         head: &RequestHead<'_>,
     ) -> Result<Principal, AuthError> {
+        if verdict.as_ref().is_err_and(|error| error.kind() == AuthErrorKind::Invalid) {
+            self.verifier.verified.forget(token);
+        }
         let admitted = verdict.and_then(|credential| self.verifier.admit(&credential, head));
         admitted.inspect_err(|error| self.alert_revoked(error, head.client_ip))
     }
@@ -281,9 +301,10 @@ impl OwnedHead {
         Self { request, client_ip: head.client_ip }
     }
 
-    fn borrow(&self) -> RequestHead<'_> {
+    fn borrow<'a>(&'a self, token: &'a [u8]) -> RequestHead<'a> {
         let mut head = RequestHead::new(&self.request);
         head.client_ip = self.client_ip;
+        head.presented = Some(Presented::bearer(token));
         head
     }
 }

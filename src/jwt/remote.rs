@@ -121,6 +121,8 @@ struct Inner<S> {
     /// Counts attempts that came to an end.
     finished: AtomicU64,
     failed: AtomicBool,
+    /// Why the last attempt that came to an end failed.
+    last_error: Mutex<Option<String>>,
     /// Changes only under the slot's lock, or by the guard of who holds it.
     phase: AtomicU8,
     slot: tokio::sync::Mutex<Option<Flight<S>>>,
@@ -155,6 +157,7 @@ impl<S> RemoteKeys<S> {
             attempted_at: AtomicI64::new(NEVER),
             finished: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            last_error: Mutex::new(None),
             phase: AtomicU8::new(IDLE),
             slot: tokio::sync::Mutex::new(None),
             orphaned: Notify::new(),
@@ -194,6 +197,11 @@ impl<S> RemoteKeys<S> {
     /// Whether the last attempt that came to an end failed.
     pub(super) fn last_failed(&self) -> bool {
         self.0.failed.load(SeqCst)
+    }
+
+    /// Why it failed.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes a key that a set does not have although it was fetched just for that; see [`Refreshed::New`].
@@ -310,6 +318,8 @@ impl<S> Inner<S> {
     }
 
     fn finish(&self, result: Result<Loaded<S>, String>) {
+        let error = result.as_ref().err().cloned();
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
         match result {
             Ok(loaded) => {
                 self.store(loaded);

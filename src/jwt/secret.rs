@@ -89,15 +89,16 @@ fn is_public_key(secret: &[u8]) -> bool {
     }
 }
 
-/// Whether it is one ASN.1 sequence from the first byte to the last.
+/// Whether it is one ASN.1 sequence from the first byte to the last, with a sequence or a number as its first
+/// part, and as long as the shortest public key: random bytes are that once in millions of times.
 fn is_der(bytes: &[u8]) -> bool {
-    let length = match bytes {
-        [0x30, length @ 0..=0x7f, ..] => usize::from(*length) + 2,
-        [0x30, 0x81, length, ..] => usize::from(*length) + 3,
-        [0x30, 0x82, high, low, ..] => usize::from(*high) * 256 + usize::from(*low) + 4,
+    let (header, length) = match bytes {
+        [0x30, length @ 0..=0x7f, ..] => (2, usize::from(*length)),
+        [0x30, 0x81, length, ..] => (3, usize::from(*length)),
+        [0x30, 0x82, high, low, ..] => (4, usize::from(*high) * 256 + usize::from(*low)),
         _ => return false,
     };
-    length == bytes.len() && bytes.len() >= 32
+    header + length == bytes.len() && bytes.len() >= 44 && matches!(bytes.get(header), Some(0x30 | 0x02))
 }
 
 /// Whether it repeats itself, or counts.

@@ -99,8 +99,6 @@ fn others() -> Vec<Row> {
         ("jti long", json!({ "jti": "j".repeat(129) }), "claim"),
         ("A08 scope an object", json!({ "scope": {} }), "claim"),
         ("A08 scope a number", json!({ "scope": 1 }), "claim"),
-        ("A08 scope with a tab", json!({ "scope": "a\tb" }), "claim"),
-        ("A08 scope with a line end", json!({ "scope": "a\nb" }), "claim"),
         ("A08 scope a mixed list", json!({ "scope": ["a", 1] }), "claim"),
     ]
 }
@@ -277,7 +275,7 @@ struct NamedProof;
 impl ConfirmationVerifier for NamedProof {
     fn is_confirmed(&self, confirmation: &str, head: &RequestHead<'_>) -> bool {
         let confirmation: Value = serde_json::from_str(confirmation).unwrap();
-        head.headers.get("proof").is_some_and(|proof| confirmation["jkt"] == proof.to_str().unwrap())
+        head.headers.get("proof").is_some_and(|proof| confirmation["x5t#S256"] == proof.to_str().unwrap())
     }
 }
 
@@ -286,7 +284,7 @@ async fn a_bound_token_is_good_only_with_its_proof() {
     let builder = JwtAuth::hs256(SECRET).issuer(ISSUER).audience(AUDIENCE).with_clock(clock());
     let auth = builder.with_confirmation(NamedProof).build().unwrap();
     let bearer = |changes| format!("Bearer {}", sign(SECRET, HEADER, with(changes)));
-    let bound = bearer(json!({ "cnf": { "jkt": "one" } }));
+    let bound = bearer(json!({ "cnf": { "x5t#S256": "one" } }));
     // New and known.
     for _ in 0..2 {
         for (proof, answer) in
@@ -297,9 +295,16 @@ async fn a_bound_token_is_good_only_with_its_proof() {
             assert_eq!(
                 ask_with(auth.clone(), &lines).await,
                 (answer.0, answer.1.to_owned()),
-                "D9-2 {proof:?}"
+                "M8-1 {proof:?}"
             );
         }
+    }
+    // D9-2: bound to a key, it may not come as a bearer token, whatever else there is.
+    for cnf in [json!({ "jkt": "one" }), json!({ "jkt": "one", "x5t#S256": "one" })] {
+        let lines = [("authorization", &*bearer(json!({ "cnf": cnf }))), ("proof", "one")]
+            .map(|(a, b)| (a, b.to_owned()));
+        let lines: Vec<_> = lines.iter().map(|(name, value)| (*name, &**value)).collect();
+        assert_eq!(ask_with(auth.clone(), &lines).await, (401, "unconfirmed".to_owned()), "D9-2 {cnf}");
     }
     let unbound = bearer(json!({}));
     assert_eq!(ask_with(auth.clone(), &[("authorization", &*unbound)]).await.0, 200);

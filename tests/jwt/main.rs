@@ -28,6 +28,7 @@ mod fetched;
 mod forms;
 mod headers;
 mod keys;
+mod settings;
 mod support;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
