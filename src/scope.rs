@@ -86,7 +86,7 @@ impl ScopeSet {
     /// name that nothing here can ask for gives no right.
     #[cfg(feature = "_jwt")]
     pub(crate) fn of_usable<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Self {
-        Self(collect_usable(names, |name| is_name(name)))
+        Self(collect_usable(names, is_name))
     }
 
     /// The set that allows nothing.

@@ -272,8 +272,8 @@ fn credentials_are_read_in_one_place() {
     assert_none("the credential headers are read elsewhere", &lines_with(&words, &allowed));
     assert_eq!(
         lines_with(&["x-api-key"], &["src/auth/", "src/api/", "src/layer/"]).len(),
-        1,
-        "where it is sent"
+        2,
+        "where it is sent, and where a caller without one is made"
     );
 }
 

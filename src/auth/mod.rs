@@ -14,6 +14,7 @@ mod static_token;
 pub use api_key::ApiKeyAuth;
 use credential::shares_text;
 pub use credential::{CredentialReader, Presented, Word};
+pub(crate) use revocations::Adoption;
 pub use revocations::{JwtSubject, RevocationRefresh, Revocations, Subject};
 pub use static_token::StaticAuth;
 

@@ -26,7 +26,7 @@ use super::{
     verify::{ConfirmationVerifier, Trust, UserIds, Verifier},
 };
 use crate::{
-    auth::Revocations,
+    auth::{Adoption, Revocations},
     error::ConfigError,
     event::{Alert, Audit, Event},
     principal::RoleDirectory,
@@ -272,7 +272,8 @@ impl<I, A> JwtBuilder<I, A> {
         self.change(|settings| settings.rules.roles = Some(path.into()))
     }
 
-    /// Which roles users have beside those that their tokens name; none by default. Asked once for each token.
+    /// Which roles users have beside those that their tokens name; none by default. Asked when a token is first
+    /// seen, and again once a minute while it is used.
     pub fn with_roles(self, directory: impl RoleDirectory) -> Self {
         self.change(|settings| settings.directory = Some(Arc::new(directory)))
     }
@@ -384,6 +385,7 @@ impl JwtBuilder<Said, Said> {
             directory: self.settings.directory,
         };
         check_users(std::slice::from_ref(&trust))?;
+        let adoption = Adoption::new(self.settings.revocations.is_some());
         let revocations = OnceLock::new();
         if let Some(chosen) = self.settings.revocations {
             let _ = revocations.set(chosen);
@@ -394,6 +396,7 @@ impl JwtBuilder<Said, Said> {
             verified: Arc::new(VerifiedTokens::new(self.settings.cache_bytes, random_seed()?)),
             cache_bytes: self.settings.cache_bytes,
             revocations,
+            adoption,
             clock,
             audit,
         }))

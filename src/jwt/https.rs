@@ -63,7 +63,14 @@ impl HttpsFetch {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem.as_ref()) {
             let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
+            let is_authority = is_authority(&certificate);
             roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
+            if !is_authority {
+                return Err(ConfigError::new(
+                    "a certificate is not an authority's (`CA:TRUE`): whoever has its key could sign for any host; give \
+                     that of the authority which signed it",
+                ));
+            }
         }
         if roots.is_empty() {
             return Err(unreadable(String::new()));
@@ -116,6 +123,18 @@ impl HttpFetch for HttpsFetch {
         })?;
         Ok(Fetched::new(body.to_bytes(), max_age))
     }
+}
+
+/// Whether the certificate's basic constraints say so (RFC 5280, section 4.2.1.9): the TLS library takes any
+/// certificate for an authority's that it was given as one.
+fn is_authority(der: &[u8]) -> bool {
+    const BASIC_CONSTRAINTS: [u8; 5] = [0x06, 0x03, 0x55, 0x1d, 0x13];
+    let mut extensions = der.windows(5).enumerate().filter(|(_, bytes)| *bytes == BASIC_CONSTRAINTS);
+    extensions.any(|(at, _)| {
+        let value = der.get(at + 5..).unwrap_or_default();
+        let value = value.strip_prefix(&[0x01, 0x01, 0xff]).unwrap_or(value);
+        matches!(value, [0x04, _, 0x30, _, 0x01, 0x01, 0xff, ..])
+    })
 }
 
 fn is_plain(headers: &HeaderMap) -> bool {

@@ -63,6 +63,9 @@ use compact::Parts;
 use remote::Demand;
 use verify::{Step, Verifier, Waited};
 
+/// How long a request waits at most for all that its token needs.
+const VERDICT_TIMEOUT: Duration = Duration::from_millis(4900);
+
 /// How often verified tokens that have ended are wiped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -231,6 +234,9 @@ impl Authenticator for JwtAuth {
         // Keys may stand in other headers too, JWTs only here (RFC 6750, section 2.1).
         let Some(presented @ Presented::Bearer(_)) = head.presented else { return Verdict::Abstain };
         let token = presented.unchecked_bytes();
+        if self.verifier.adoption.is_torn() {
+            return Verdict::Decided(Err(AuthErrorKind::Misconfigured.into()));
+        }
         let now = self.verifier.clock.now();
         if let Some(verdict) = self.verifier.seen_before(token, head, now) {
             return Verdict::Decided(verdict.inspect_err(|error| self.alert_revoked(error, head.client_ip)));
@@ -246,8 +252,12 @@ impl Authenticator for JwtAuth {
     }
 
     fn adopt_revocations(&self, revocations: &Arc<dyn Revocations>) {
-        // What was chosen by name stays.
-        let _ = self.verifier.revocations.set(revocations.clone());
+        let asked = self.verifier.revocations.get_or_init(|| revocations.clone());
+        self.verifier.adoption.offer(asked, revocations);
+    }
+
+    fn revocations(&self) -> Option<Arc<dyn Revocations>> {
+        self.verifier.revocations.get().cloned()
     }
 }
 
@@ -263,7 +273,11 @@ impl JwtAuth {
         let token = Zeroizing::new(parts.token.to_vec());
         let request = OwnedHead::of(head, self.verifier.needs_head());
         Verdict::Pending(Box::pin(async move {
-            let verdict = auth.verifier.verdict(&token, need).await;
+            // What must be awaited may hang, one thing after the other.
+            let verdict = tokio::time::timeout(VERDICT_TIMEOUT, auth.verifier.verdict(&token, need)).await;
+            let verdict = verdict.unwrap_or_else(|_| {
+                Err(AuthError::because(AuthErrorKind::Unavailable, Refusal::KeysUnavailable))
+            });
             auth.admit(&token, verdict, &request.borrow(&token))
         }))
     }

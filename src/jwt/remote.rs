@@ -44,7 +44,6 @@ const CLOCK_SLACK: Duration = Duration::from_secs(5 * 60);
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const UNKNOWN_KEPT: usize = 256;
-const UNKNOWN_FOR: Duration = Duration::from_secs(5 * 60);
 /// In an `AtomicI64` that holds a time.
 const NEVER: i64 = i64::MIN;
 
@@ -191,7 +190,8 @@ impl<S> RemoteKeys<S> {
             return KeysState::Unusable;
         }
         let due = now.as_millis() >= self.0.refresh_at.load(SeqCst) && !self.0.cools_down(now);
-        if due || self.0.phase.load(SeqCst) == ORPHANED { KeysState::Due } else { KeysState::Fresh }
+        // What a cancelled request left behind is no reason for others to wait while the set is good.
+        if due { KeysState::Due } else { KeysState::Fresh }
     }
 
     /// Whether the last attempt that came to an end failed.
@@ -207,17 +207,22 @@ impl<S> RemoteKeys<S> {
     /// Notes a key that a set does not have although it was fetched just for that; see [`Refreshed::New`].
     pub(super) fn note_unknown(&self, kid_hash: u64, now: UnixTime) {
         let mut unknown = self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-        unknown.retain(|&(known, at)| known != kid_hash && is_recent(at, now));
+        unknown.retain(|&(known, at)| known != kid_hash && self.is_recent(at, now));
         if unknown.len() >= UNKNOWN_KEPT {
             unknown.pop_front();
         }
         unknown.push_back((kid_hash, now));
     }
 
-    /// Whether the key was noted within the last 5 minutes, and the content of the set is still the same.
+    /// No longer than the cool-down: a key that somebody named before it was published must not be kept out.
+    fn is_recent(&self, at: UnixTime, now: UnixTime) -> bool {
+        at.since(now).max(now.since(at)) < self.0.settings.cool_down
+    }
+
+    /// Whether the key was noted within the cool-down, and the content of the set is still the same.
     pub(super) fn is_known_unknown(&self, kid_hash: u64, now: UnixTime) -> bool {
         let unknown = self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-        unknown.iter().any(|&(known, at)| known == kid_hash && is_recent(at, now))
+        unknown.iter().any(|&(known, at)| known == kid_hash && self.is_recent(at, now))
     }
 }
 
@@ -385,10 +390,6 @@ fn random_haste() -> u8 {
     let _ = getrandom::fill(&mut haste);
     let [haste] = haste;
     haste
-}
-
-fn is_recent(at: UnixTime, now: UnixTime) -> bool {
-    at.since(now).max(now.since(at)) < UNKNOWN_FOR
 }
 
 impl<S> Clone for RemoteKeys<S> {
@@ -568,8 +569,8 @@ mod tests {
         bench.fake.does(Does::AnswerAfter(SEC * 2, "c"));
         let cut = tokio::time::timeout(SEC, bench.keys.refresh(Demand::Due)).await;
         assert!(cut.is_err());
-        // Within the cool-down, but somebody has to go on.
-        assert_eq!(bench.state(), KeysState::Due);
+        // Nobody with a known key has to go on with it, but whoever asks does.
+        assert_eq!(bench.state(), KeysState::Fresh);
         assert_eq!(bench.keys.refresh(Demand::Due).await, Refreshed::Old);
         assert_eq!((bench.fake.calls(), bench.set()), (2, vec!["c".to_owned()]));
         assert_eq!(bench.state(), KeysState::Fresh);

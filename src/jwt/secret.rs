@@ -6,7 +6,7 @@ use crate::{error::ConfigError, secret::distinct};
 
 /// Words that stand in standards, tutorials and sample configurations, as parts of longer texts too; long ones
 /// first, all in lower case.
-const WELL_KNOWN: [&str; 41] = [
+const WELL_KNOWN: [&str; 53] = [
     // RFC 7515, appendix A.1.
     "aym1sysppbydfgzld3umj1qzkobwvmkoqq-estjqlr_t-1qs0gzh75aktmn3yj0ips4hcguutwjazzr1z9caow",
     // Tutorials of web frameworks, copied into many programs as they are.
@@ -47,6 +47,18 @@ const WELL_KNOWN: [&str; 41] = [
     "default",
     "letmein",
     "please",
+    "qwertyuiop",
+    "asdfghjkl",
+    "zxcvbnm",
+    "1qaz2wsx",
+    "3edc4rfv",
+    "5tgb6yhn",
+    "7ujm8ik9",
+    "correct horse",
+    "battery staple",
+    "random_string",
+    "the quick brown fox",
+    "jumps over the lazy dog",
     "change",
     "secret",
     "super",

@@ -17,7 +17,7 @@ use super::{
     remote::{Demand, KeysState, Refreshed, RemoteKeys},
 };
 use crate::{
-    auth::{JwtSubject, RequestHead, Revocations, Subject},
+    auth::{Adoption, JwtSubject, RequestHead, Revocations, Subject},
     error::{AuthError, AuthErrorKind, Refusal},
     event::Audit,
     id::UserId,
@@ -28,6 +28,9 @@ use crate::{
 
 /// Keys, revocations and a user, and once more what grew old meanwhile.
 const MOST_NEEDS: usize = 5;
+
+/// How long the roles are believed that a directory gave a user.
+const ROLES_KEPT: Duration = Duration::from_secs(60);
 
 /// No generation of revocations: whoever compares asks again.
 const NEVER_JUDGED: u64 = u64::MAX;
@@ -116,6 +119,7 @@ pub(super) struct Verifier {
     pub(super) cache_bytes: usize,
     /// Each clone's own, until it is filled: two stores may know different users.
     pub(super) revocations: OnceLock<Arc<dyn Revocations>>,
+    pub(super) adoption: Adoption,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) audit: Audit,
 }
@@ -312,13 +316,15 @@ impl Verifier {
             return Err(AuthError::invalid(Refusal::Subject));
         }
         let Accepted { jwt, valid_from, scopes, mut roles } = genuine.accepted;
+        let mut fresh_until = jwt.expires_at();
         let directory = self.trusts.get(genuine.trust).and_then(|trust| trust.directory.as_ref());
         if let Some(directory) = directory {
             roles = roles.union(&directory.roles_of(&user));
+            fresh_until = fresh_until.min(self.clock.now().saturating_add(ROLES_KEPT));
         }
         let builder = Principal::builder(AuthMethod::Jwt, user).scopes(scopes).roles(roles);
         let builder = builder.audit(self.audit.clone());
-        let credential = Arc::new(builder.into_jwt_credential(valid_from, jwt));
+        let credential = Arc::new(builder.into_jwt_credential(valid_from..fresh_until, jwt));
         if let Some(revocations) = self.revocations.get() {
             is_withdrawn(&**revocations, &credential)?;
         }
@@ -429,9 +435,11 @@ impl Trust {
             KeysState::Due | KeysState::Unusable => return Ok(Keyed::Wait(Demand::Due)),
         }
         let current = remote.current().ok_or_else(unavailable)?;
+        // Keys without a name are tried for every name, and say nothing of a key that is new.
+        let is_unknown = header.kid.as_deref().is_some_and(|kid| !current.set.knows_kid(kid));
         match current.set.verify(header, compact) {
             Ok(key) => Ok(Keyed::By(key)),
-            Err(Refusal::UnknownKey) => {
+            Err(_) if is_unknown => {
                 let kid = TokenDigest::of(header.kid.as_deref().unwrap_or_default().as_bytes()).prefix();
                 match waited {
                     // It was fetched for this very token, so the key does not exist.

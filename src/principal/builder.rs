@@ -77,12 +77,12 @@ impl PrincipalBuilder {
         self
     }
 
-    /// The credential of a verified JWT, good until it expires.
+    /// The credential of a verified JWT, which need not be looked at again during `fresh`.
     #[cfg(feature = "_jwt")]
-    pub(crate) fn into_jwt_credential(self, valid_from: UnixTime, jwt: JwtClaims) -> Credential {
+    pub(crate) fn into_jwt_credential(self, fresh: std::ops::Range<UnixTime>, jwt: JwtClaims) -> Credential {
         Credential {
-            fresh_from: valid_from,
-            fresh_until: jwt.expires_at(),
+            fresh_from: fresh.start,
+            fresh_until: fresh.end,
             expires_at: jwt.expires_at(),
             extra: Extra { jwt: Some(jwt), ..Extra::default() }.boxed(),
             ..self.credential

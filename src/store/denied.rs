@@ -39,6 +39,8 @@ static SPANS: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub(crate) struct Denied {
     known: RwLock<Known>,
+    /// Where `generation` began.
+    source: u64,
     /// Counts the sets that differed from the one before.
     generation: AtomicU64,
     loaded: AtomicBool,
@@ -63,9 +65,11 @@ pub(crate) struct Known {
 
 impl Default for Denied {
     fn default() -> Self {
+        let source = SPANS.fetch_add(1 << 32, Ordering::Relaxed);
         Self {
             known: RwLock::default(),
-            generation: AtomicU64::new(SPANS.fetch_add(1 << 32, Ordering::Relaxed)),
+            source,
+            generation: AtomicU64::new(source),
             loaded: AtomicBool::new(false),
             fresh_from: AtomicI64::new(i64::MAX),
             fresh_until: AtomicI64::new(i64::MIN),
@@ -106,6 +110,11 @@ impl Known {
 }
 
 impl Denied {
+    /// What no other source of denials has.
+    pub(crate) fn source(&self) -> u64 {
+        self.source
+    }
+
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }

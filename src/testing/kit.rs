@@ -366,6 +366,7 @@ impl Caller {
             Some(value) => drop(request.headers_mut().insert(header::AUTHORIZATION, value.clone())),
             None => drop(request.headers_mut().remove(header::AUTHORIZATION)),
         }
+        request.headers_mut().remove("x-api-key");
         request
     }
 }

@@ -86,7 +86,7 @@ fn key(seed: &[u8; 32], issuer: &str, clock: &ManualClock) -> (Value, String) {
     (keys["keys"][0].clone(), issuer.token(&UserId::new("alice").unwrap()).unwrap())
 }
 
-const FIRST: &[u8; 32] = b"0p9o8i7u6y5t4r3e2w1qAsDfGhJkLzXc";
+const FIRST: &[u8; 32] = b"Vt5LzR8cYp27f3aX91kQw0bMdE6uHj4N";
 const SECOND: &[u8; 32] = b"Zx1Cv2Bn3Mq4We5Rt6Yu7Io8Pa9Sd0Fg";
 
 fn ed(kid: &str) -> Value {

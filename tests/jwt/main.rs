@@ -38,10 +38,10 @@ use http::{Request, Response};
 use http_body_util::Full;
 use keyward::{
     AdminProof, AuthLayer, Principal, TokenManager, UserId,
-    auth::{AnyOf, ApiKeyAuth},
+    auth::{AnyOf, ApiKeyAuth, StaticAuth},
     jwt::{Algorithm, AnyAudience, AnyIssuer, JwtAuth, JwtIssuer, UserIds, VerifyingKey},
     manage::NewToken,
-    store::MemoryStore,
+    store::{MemoryStore, StaticList, TokenLookup},
     time::{Clock, UnixTime},
 };
 use serde_json::{Value, json};
@@ -136,7 +136,7 @@ fn what_cannot_be_right_refuses_to_start() {
 #[tokio::test]
 async fn what_the_issuer_makes_is_accepted_and_shows_what_it_says() {
     let clock = clock();
-    let seed = *b"0p9o8i7u6y5t4r3e2w1qAsDfGhJkLzXc";
+    let seed = *b"Vt5LzR8cYp27f3aX91kQw0bMdE6uHj4N";
     let issuer = JwtIssuer::ed25519(&seed, ISSUER, AUDIENCE).unwrap().with_clock(clock.clone());
     let extra = [("scope", json!("jobs:read jobs:*")), ("email", json!("a@example.org"))];
     let token = issuer.token_with(&UserId::new("alice").unwrap(), extra.into()).unwrap();
@@ -329,5 +329,47 @@ async fn each_clone_asks_the_store_that_it_stands_beside() {
     for _ in 0..2 {
         assert_eq!(ask(first.clone(), &token).await.0, 200, "known to the first as before");
         assert_eq!(ask(second.clone(), &token).await, (401, "user_inactive".to_owned()));
+    }
+}
+
+/// The very same authenticator beside two stores could not know whose suspended users count.
+#[tokio::test]
+async fn one_authenticator_beside_two_stores_lets_nobody_in() {
+    let clock = clock();
+    let store = || TokenManager::builder(MemoryStore::new()).with_clock(clock.clone()).build();
+    let (one, two) = (store(), store());
+    let shared = Arc::new(hs256(&clock));
+    let token = sign(SECRET, HEADER, claims().to_string());
+    let first = Arc::new(AnyOf::new([ApiKeyAuth::new(&one).into(), shared.clone().into()]));
+    assert_eq!(ask(first.clone(), &token).await.0, 200);
+    // Once more beside the same store, also within another: nothing is wrong with that.
+    let nested = AnyOf::new([ApiKeyAuth::new(&one).into(), first.clone().into()]);
+    assert_eq!(ask(nested, &token).await.0, 200);
+    let second = AnyOf::new([ApiKeyAuth::new(&two).into(), shared.into()]);
+    for _ in 0..2 {
+        assert_eq!(ask(first.clone(), &token).await.0, 500);
+    }
+    assert_eq!(ask(second, &token).await.0, 500);
+}
+
+/// What one was told by name, its neighbours ask as well.
+#[tokio::test]
+async fn neighbours_ask_whom_one_of_them_was_told_to_ask() {
+    let clock = clock();
+    let tokens = TokenManager::builder(MemoryStore::new()).with_clock(clock.clone()).build();
+    let builder = JwtAuth::hs256(SECRET).issuer(ISSUER).audience(AUDIENCE).with_clock(clock.clone());
+    let jwt = builder.with_revocations(TokenLookup::from(&tokens)).build().unwrap();
+    let list = StaticList::parse("alice:3f5c0a9e7b1d4826a0c3e5f7192b4d6e").unwrap();
+    let fixed = StaticAuth::new(&list).with_clock(clock.clone());
+    let auth = Arc::new(AnyOf::new([jwt.into(), fixed.into()]));
+    let token = sign(SECRET, HEADER, claims().to_string());
+    let present = [&*token, "3f5c0a9e7b1d4826a0c3e5f7192b4d6e"];
+    for token in present {
+        assert_eq!(ask(auth.clone(), token).await.0, 200);
+    }
+    let operator = AdminProof::operator("test", "left").unwrap();
+    tokens.suspend(&operator, &UserId::new("alice").unwrap()).await.unwrap();
+    for token in present {
+        assert_eq!(ask(auth.clone(), token).await.0, 401);
     }
 }

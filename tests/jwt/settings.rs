@@ -179,3 +179,20 @@ async fn background_work_lasts_until_it_is_told_to_end() {
     drop(stop);
     running.await.unwrap();
 }
+
+/// Roles that a directory takes away are gone within a minute, also for a token that is known.
+#[tokio::test]
+async fn roles_of_a_directory_are_asked_for_again() {
+    let clock = clock();
+    let admins = Arc::new(Mutex::new(vec!["alice"]));
+    let known = admins.clone();
+    let directory = move |user: &UserId| {
+        let is_admin = known.lock().unwrap().contains(&user.as_str());
+        RoleSet::new(Some("admin").filter(|_| is_admin)).unwrap()
+    };
+    let auth = Arc::new(builder(&clock).with_roles(directory).build().unwrap());
+    assert!(principal(&auth, &token(json!({}))).await.has_role("admin"));
+    admins.lock().unwrap().clear();
+    clock.advance(Duration::from_secs(60));
+    assert!(!principal(&auth, &token(json!({}))).await.has_role("admin"));
+}
