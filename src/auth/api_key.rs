@@ -74,6 +74,9 @@ impl Authenticator for ApiKeyAuth {
             }
             Cached::Dead(dead) => Verdict::Decided(Err(self.refuse(&dead, head.client_ip))),
             Cached::Miss => {
+                if self.lookup.knows(&digest) {
+                    head.note_known();
+                }
                 let (auth, client_ip, method) = (self.clone(), head.client_ip, head.method.clone());
                 Verdict::Pending(Box::pin(async move {
                     let credential = auth.lookup.load(digest).await.inspect_err(|error| {

@@ -170,7 +170,10 @@ impl Authenticator for StaticAuth {
         let Some(entry) = found else { return Verdict::Abstain };
         match self.judge.get() {
             None => Verdict::Decided(Ok(Principal::new(entry.credential.clone(), head.client_ip))),
-            Some(judge) => judge.verdict(entry, self.clock.now(), head.client_ip),
+            Some(judge) => {
+                head.note_known();
+                judge.verdict(entry, self.clock.now(), head.client_ip)
+            }
         }
     }
 

@@ -227,8 +227,13 @@ impl Authenticator for JwtAuth {
 }
 
 impl JwtAuth {
-    /// A token that was not seen before.
+    /// A token that was not seen before, or not lately.
     fn verify(&self, parts: &Parts<'_>, head: &RequestHead<'_>, now: UnixTime) -> Verdict {
+        if self.verifier.knows(parts.token) {
+            head.note_known();
+        } else if head.is_suspect() {
+            return self.verify_later(parts, head);
+        }
         let need = match self.verifier.verify(parts, now, Waited::default()) {
             Step::Done(verdict) => return Verdict::Decided(self.admit(verdict, head)),
             Step::Wait(need) => need,
@@ -237,6 +242,25 @@ impl JwtAuth {
         let request = OwnedHead::of(head, self.verifier.needs_head());
         Verdict::Pending(Box::pin(async move {
             let verdict = auth.verifier.verdict(&token, need).await;
+            auth.admit(verdict, &request.borrow())
+        }))
+    }
+
+    /// A token from an address that presents too many wrong ones: a signature is checked when its turn comes.
+    #[cold]
+    fn verify_later(&self, parts: &Parts<'_>, head: &RequestHead<'_>) -> Verdict {
+        let (auth, token) = (self.clone(), Zeroizing::new(parts.token.to_vec()));
+        let request = OwnedHead::of(head, self.verifier.needs_head());
+        Verdict::Pending(Box::pin(async move {
+            let verdict = match Parts::of(&token) {
+                None => Err(AuthError::invalid(Refusal::Malformed)),
+                Some(parts) => {
+                    match auth.verifier.verify(&parts, auth.verifier.clock.now(), Waited::default()) {
+                        Step::Done(verdict) => verdict,
+                        Step::Wait(need) => auth.verifier.verdict(&token, need).await,
+                    }
+                }
+            };
             auth.admit(verdict, &request.borrow())
         }))
     }

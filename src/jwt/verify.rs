@@ -184,6 +184,11 @@ impl Verifier {
         })
     }
 
+    /// Whether this very token was verified before.
+    pub(super) fn knows(&self, token: &[u8]) -> bool {
+        self.verified.find(token, |_| Some(())).is_some()
+    }
+
     /// Verifies a token as far as that is possible without waiting.
     pub(super) fn verify(&self, parts: &Parts<'_>, now: UnixTime, waited: Waited) -> Step {
         let genuine = match self.authenticate(parts, now, waited.keys) {
