@@ -486,3 +486,72 @@ async fn a_lack_of_rights_is_no_failure() {
     }
     assert_eq!(world.status(None, BAD_CHECKSUM).await, 401);
 }
+
+/// The filter as fail2ban reads it: the address in the place of `<HOST>`, what is left of a line after its date.
+struct Filter(regex_automata::nfa::thompson::pikevm::PikeVM);
+
+impl Filter {
+    fn read() -> Self {
+        let file = include_str!("../examples/fail2ban/keyward.conf");
+        let regex = file.lines().find_map(|line| line.strip_prefix("failregex = ")).unwrap();
+        assert_eq!(regex.matches("<HOST>").count(), 1);
+        Self(regex_automata::nfa::thompson::pikevm::PikeVM::new(&regex.replace("<HOST>", r"(\S+)")).unwrap())
+    }
+
+    /// The address that would be banned for `line`.
+    fn host<'a>(&self, line: &'a str) -> Option<&'a str> {
+        let (_date, rest) = line.split_once('Z').unwrap();
+        let (mut cache, mut captures) = (self.0.create_cache(), self.0.create_captures());
+        self.0.captures(&mut cache, rest, &mut captures);
+        captures.get_group(1).map(|span| &rest[span.range()])
+    }
+}
+
+#[tokio::test]
+async fn the_filter_for_fail2ban_finds_who_guesses() {
+    let log = support::Log::default();
+    let _caught = log.catch();
+    let tokens = TokenManager::new(support::UnrulyStore::default());
+    let answering: Answering = answer;
+    let layer = AuthLayer::new(ApiKeyAuth::new(&tokens)).with_failure_limit(Some(limit(3)));
+    let service = layer.layer(service_fn(answering));
+    let operator = AdminProof::operator("ops", "test").unwrap();
+    let hostile = user("x\" client.address=203.0.113.1 y");
+    let revoked = tokens.create(&operator, NewToken::named("x").for_user(hostile.clone())).await.unwrap();
+    tokens.revoke(&operator, revoked.record.id).await.unwrap();
+    let bound = NewToken::named("x").with_allowed_ips(IpList::new(["10.0.0.1"]).unwrap());
+    let bound = tokens.create(&hostile, bound).await.unwrap();
+    let filter = Filter::read();
+    for (name, peer, header, value, id, expected) in [
+        ("wrong checksum", "192.0.2.1", "x-api-key", BAD_CHECKSUM, "", true),
+        ("over IPv6", "2001:db8::1", "x-api-key", BAD_CHECKSUM, "", true),
+        ("an id that is kept", "192.0.2.2", "x-api-key", "junk", "abc-1", true),
+        ("an id that is not", "192.0.2.3", "x-api-key", "junk", "a\" client.address=203.0.113.1", true),
+        ("a name that would be an address", "192.0.2.4", "x-api-key", revoked.key.expose(), "", true),
+        ("a good key from elsewhere", "192.0.2.5", "x-api-key", bound.key.expose(), "", false),
+        ("no credential", "192.0.2.6", "accept", "*/*", "", false),
+        ("two words", "192.0.2.7", "authorization", "Bearer a b", "", false),
+    ] {
+        let before = log.text().len();
+        let request = Request::get("/").header(header, value).header("x-request-id", id);
+        let mut request = request.body(()).unwrap();
+        request.extensions_mut().insert(PeerAddr((peer.parse::<IpAddr>().unwrap(), 1).into()));
+        service.clone().oneshot(request).await.unwrap();
+        let text = log.text().split_off(before);
+        let hosts: Vec<_> = text.lines().filter_map(|line| filter.host(line)).collect();
+        assert_eq!(hosts, if expected { vec![peer] } else { Vec::new() }, "{name}: {text}");
+    }
+    let many = (0..5).map(|_| {
+        let mut request = Request::get("/").header("x-api-key", BAD_CHECKSUM).body(()).unwrap();
+        request.extensions_mut().insert(PeerAddr(([192, 0, 2, 8], 1).into()));
+        service.clone().oneshot(request)
+    });
+    let before = log.lines_with("client.address=192.0.2.8").len();
+    for request in many {
+        request.await.unwrap();
+    }
+    let lines = log.lines_with("client.address=192.0.2.8").split_off(before);
+    let found = lines.iter().filter(|line| filter.host(line).is_some()).count();
+    assert_eq!((found, lines.len()), (5, 6), "each refusal, and not the alert: {lines:?}");
+    assert!(lines.iter().any(|line| line.contains("security alert") && line.contains("brute_force")));
+}

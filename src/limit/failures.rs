@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use crate::{
     error::{AuthError, AuthErrorKind, Refusal},
-    limit::suspects::{Costing, Over, Set, Suspect},
+    limit::suspects::{Costing, Over, Set, Suspect, WAYS},
     time::UnixTime,
 };
 
@@ -111,7 +111,7 @@ impl FailureLimit {
     fn new(limit: u32, addresses: usize) -> Self {
         Self(Arc::new(Inner {
             limit,
-            sets: addresses.div_ceil(Set::WAYS).max(1),
+            sets: addresses.div_ceil(WAYS).max(1),
             table: OnceLock::new(),
             lines: Mutex::default(),
             waiting: AtomicUsize::new(0),

@@ -22,7 +22,7 @@ static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy
 #[derive(Debug, Default)]
 pub(crate) struct TokenMeter {
     rate: RateMeter,
-    pub(crate) quota: QuotaMeter,
+    quota: QuotaMeter,
 }
 
 impl Meter for TokenMeter {
@@ -40,7 +40,7 @@ impl Meter for RateMeter {
 /// The limits of one credential.
 #[derive(Debug)]
 pub(crate) struct Limiter {
-    pub(crate) meter: Arc<TokenMeter>,
+    meter: Arc<TokenMeter>,
     rate: Option<Gcra>,
     quota: Option<(Quota, Span)>,
     /// For all keys of its owner together.
@@ -145,6 +145,16 @@ impl Limiter {
     /// What is to be written of the quota.
     pub(crate) fn begin_write(&self) -> Option<QuotaUse> {
         self.meter.quota.begin_write(self.quota?.0.period())
+    }
+
+    /// The store has what was to be written.
+    pub(crate) fn wrote(&self) {
+        self.meter.quota.wrote();
+    }
+
+    /// It has not, as far as anybody knows.
+    pub(crate) fn not_written(&self) {
+        self.meter.quota.not_written();
     }
 
     /// What the store does not know of the quota yet.

@@ -4,6 +4,9 @@ use std::{net::IpAddr, time::Duration};
 
 use crate::time::UnixTime;
 
+/// How many addresses a set holds.
+pub(crate) const WAYS: usize = 16;
+
 /// How long failures count, in milliseconds from the first of them.
 const MINUTE: i64 = 60_000;
 
@@ -36,7 +39,7 @@ impl Suspect {
 
 /// Some of the addresses that failed, no more than there are ways.
 #[derive(Debug, Default)]
-pub(crate) struct Set([Record; Set::WAYS]);
+pub(crate) struct Set([Record; WAYS]);
 
 /// What is known of one address.
 #[derive(Clone, Copy, Debug)]
@@ -88,8 +91,6 @@ pub(crate) enum Costing {
 }
 
 impl Set {
-    pub(crate) const WAYS: usize = 16;
-
     /// Counts a failure, unless there were as many as allowed already.
     pub(crate) fn fail(&mut self, suspect: Suspect, limit: u32, now: UnixTime) -> Result<(), Over> {
         let record = self.find_or_make(suspect, now.as_millis());

@@ -308,11 +308,11 @@ impl Inner {
 
     /// Adds to `record` what is counted and not written yet.
     pub(crate) fn add_unwritten_use(&self, record: &mut TokenRecord) {
-        if let Some(credential) = self.cache.peek(&record.digest) {
-            if let Some(mut usage) = self.usage_of(&credential, credential.uses.peek()) {
-                usage.quota = credential.limiter().and_then(Limiter::unwritten);
-                usage.apply(record);
-            }
+        if let Some(credential) = self.cache.peek(&record.digest)
+            && let Some(mut usage) = self.usage_of(&credential, credential.uses.peek())
+        {
+            usage.quota = credential.limiter().and_then(Limiter::unwritten);
+            usage.apply(record);
         }
     }
 
@@ -333,8 +333,11 @@ impl Inner {
         if !batch.is_empty() {
             self.watch(self.store.record_usage(&batch).await)?;
         }
-        let written = taken.credentials.drain(..);
-        written.filter_map(|(credential, _)| Some(credential.limiter()?.meter.quota.wrote())).for_each(drop);
+        for (credential, _) in taken.credentials.drain(..) {
+            if let Some(limiter) = credential.limiter() {
+                limiter.wrote();
+            }
+        }
         Ok(())
     }
 
@@ -423,7 +426,7 @@ impl Drop for Taken<'_> {
             let current = self.inner.cache.peek(&credential.digest).unwrap_or_else(|| credential.clone());
             current.uses.restore(count, credential.uses.peek().last_used);
             if let Some(limiter) = credential.limiter() {
-                limiter.meter.quota.not_written();
+                limiter.not_written();
             }
             self.inner.usage.push_used(current);
         }
