@@ -30,8 +30,10 @@ mod support;
 mod floor;
 #[path = "support/runs.rs"]
 mod runs;
+#[path = "support/turns.rs"]
+mod turns;
 
-use std::{env, hint::black_box, num::NonZeroU32, process::ExitCode, sync::Arc, time::Duration};
+use std::{hint::black_box, num::NonZeroU32, process::ExitCode, sync::Arc, time::Duration};
 
 use http::{Extensions, Request, StatusCode};
 use keyward::{
@@ -51,13 +53,10 @@ use crate::{
     floor::{FloorLayer, Hand, HandUser},
     runs::{Run, accepted, refused},
     support::{
-        alloc::{allocated, settle},
-        measure::{
-            counted, instructions_each, is_bench, mark_regions, median, percentile, setting, thread_time,
-        },
-        report::{Gate, Report, number},
+        report::{Gate, Report},
         service::{NoOp, arrived, block_on, request, send},
     },
+    turns::{Case, Results, run_all},
 };
 
 const USER: &str = "alice";
@@ -66,14 +65,6 @@ const PEER: PeerAddr =
 
 /// Every map holds the same number of keys.
 const OTHER_KEYS: u32 = 1000;
-
-/// How many times a case runs between the second pair of breakpoints, beyond once.
-const COUNTED: u64 = 10;
-
-/// A case runs for so many nanoseconds in each round.
-const BATCH: f64 = 2e6;
-
-type Case = (&'static str, fn() -> Run);
 
 const CASES: &[Case] = &[
     ("none", none),
@@ -95,94 +86,11 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let _timers = runtime.enter();
-    let arguments: Vec<String> = env::args().collect();
-    if let Some(("--one", name)) =
-        arguments.get(1).map(String::as_str).zip(arguments.get(2).map(String::as_str))
-    {
-        let (_, case) = CASES.iter().find(|(case, _)| *case == name).expect("a case");
-        let mut run = case();
-        run(3);
-        mark_regions(COUNTED, run);
-        return ExitCode::SUCCESS;
-    }
-    let mut runs: Vec<Run> = CASES.iter().map(|(_, case)| case()).collect();
-    if !is_bench() {
-        runs.iter_mut().for_each(|run| run(3));
-        return ExitCode::SUCCESS;
-    }
-    settle();
-    let results = measure(&mut runs);
-    print_table(&results);
-    judge(&results).exit_code()
+    run_all(CASES, judge)
 }
 
-/// What was measured of one case.
-struct Measured {
-    name: &'static str,
-    /// Nanoseconds each, one for each round.
-    times: Vec<f64>,
-    instructions: Option<f64>,
-    allocations: f64,
-}
-
-fn measure(runs: &mut [Run]) -> Vec<Measured> {
-    let rounds = setting("KEYWARD_ROUNDS").and_then(|rounds| rounds.to_str()?.parse().ok()).unwrap_or(41);
-    let batches: Vec<u64> =
-        runs.iter_mut().map(|run| (BATCH / time_each(run, 200)).max(1.0) as u64).collect();
-    let names = CASES.iter().map(|(name, _)| *name);
-    let mut results: Vec<Measured> = names.zip(runs.iter_mut()).map(|(name, run)| start(name, run)).collect();
-    for _ in 0..rounds {
-        for ((run, batch), result) in runs.iter_mut().zip(&batches).zip(&mut results) {
-            result.times.push(time_each(run, *batch));
-        }
-    }
-    results
-}
-
-fn time_each(run: &mut Run, times: u64) -> f64 {
-    let start = thread_time();
-    run(times);
-    (thread_time() - start) / times as f64
-}
-
-/// Counts what needs no rounds: it is the same each time.
-fn start(name: &'static str, run: &mut Run) -> Measured {
-    const TIMES: u64 = 1000;
-    run(3);
-    let before = allocated().blocks;
-    run(TIMES);
-    let allocations = (allocated().blocks - before) as f64 / TIMES as f64;
-    let regions = counted(&["--one", name]);
-    let instructions = regions.map(|(regions, _)| match regions.as_slice() {
-        [once, again] => instructions_each(*once, *again, COUNTED),
-        other => unreachable!("two regions are marked, not {}", other.len()),
-    });
-    Measured { name, times: Vec::new(), instructions, allocations }
-}
-
-fn print_table(results: &[Measured]) {
-    println!(
-        "{:<14} {:>10} {:>10} {:>12} {:>11}",
-        "case", "ns median", "ns p10", "instructions", "allocations"
-    );
-    for result in results {
-        let times = || result.times.iter().copied();
-        println!(
-            "{:<14} {:>10.1} {:>10.1} {:>12} {:>11.2}",
-            result.name,
-            median(times()),
-            percentile(times(), 10),
-            number(result.instructions),
-            result.allocations
-        );
-    }
-}
-
-fn judge(results: &[Measured]) -> Report {
+fn judge(results: &Results) -> Report {
     let mut report = Report::default();
-    let find = |name: &str| results.iter().find(|result| result.name == name).expect("a case");
     for (case, base, instructions, time, gate) in [
         ("hit", "floor", 1.2, 1.3, Gate::Must),
         ("hit_ip", "floor_ip", 1.2, 1.3, Gate::Must),
@@ -198,12 +106,11 @@ fn judge(results: &[Measured]) -> Report {
         ("revoked", "floor", 0.0, 0.0, Gate::Told),
         ("hand", "floor", 0.0, 0.0, Gate::Told),
     ] {
-        let (of, to) = (find(case), find(base));
-        let counted = of.instructions.zip(to.instructions).map(|(of, to)| of / to);
+        let (of, to) = (results.find(case), results.find(base));
+        let counted = of.instructions_over(to);
         report.line(&format!("ratio {case}/{base} instructions"), counted, instructions, gate);
-        let ratios = of.times.iter().zip(&to.times).map(|(of, to)| of / to);
         let gate = if gate == Gate::Told { Gate::Told } else { Gate::Warn };
-        report.line(&format!("ratio {case}/{base} time"), Some(median(ratios)), time, gate);
+        report.line(&format!("ratio {case}/{base} time"), Some(of.time_over(to)), time, gate);
     }
     for (case, base) in [
         ("hit", "floor"),
@@ -214,7 +121,7 @@ fn judge(results: &[Measured]) -> Report {
         ("junk_counted", "none"),
         ("junk_over", "none"),
     ] {
-        let beyond = find(case).allocations - find(base).allocations;
+        let beyond = results.find(case).allocations - results.find(base).allocations;
         report.line(&format!("allocations {case}-{base}"), Some(beyond), 0.0, Gate::Must);
     }
     report

@@ -244,6 +244,8 @@ pub enum Refusal {
     LivesTooLong,
     /// A JWT that is bound to a proof of possession, which is missing or wrong.
     Unconfirmed,
+    /// The user that a JWT stands for could not be found out in time.
+    UserLookup,
     /// Its user is suspended or gone.
     UserInactive,
     /// Revoked by its owner or an administrator.
@@ -320,6 +322,7 @@ impl Refusal {
             Self::NotYetValid => "not_yet_valid",
             Self::LivesTooLong => "lives_too_long",
             Self::Unconfirmed => "unconfirmed",
+            Self::UserLookup => "user_lookup",
             Self::UserInactive => "user_inactive",
             Self::Revoked => "revoked",
             Self::Honeytoken => "honeytoken",

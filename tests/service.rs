@@ -303,6 +303,31 @@ fn wrong_settings_refuse_to_start_with_a_sentence() {
     }
 }
 
+/// X06 and X07 of the tests of JSON Web Tokens.
+#[test]
+fn a_secret_that_others_know_refuses_to_start() {
+    let folder = scratch();
+    for secret in [
+        "",
+        " ",
+        "secret",
+        "changemechangemechangemechangeme",
+        "a-string-secret-at-least-256-bits-long",
+        "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+        "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+    ] {
+        let names = [("JWT_ISSUER", "https://login.example"), ("JWT_AUDIENCE", "https://api.example")];
+        let output = Service::refused(folder.path(), &[&[("JWT_SECRET", secret)], &names[..]].concat());
+        assert_eq!(output.code, Some(1), "{secret}: {output:?}");
+        assert!(
+            output.stderr.contains("JWT_SECRET: ") && output.stderr.contains("openssl rand"),
+            "{output:?}"
+        );
+        assert!(secret.len() < 12 || !output.stderr.contains(secret), "{output:?}");
+        assert!(!output.stderr.contains("token.created"), "no key is made that nobody can use: {output:?}");
+    }
+}
+
 #[test]
 fn another_process_sees_a_revocation_within_a_second() {
     let folder = scratch();

@@ -42,12 +42,12 @@ async fn main() {
 async fn serve() -> Result<(), Box<dyn Error>> {
     let settings = Settings::from_env()?;
     let tokens = open_tokens(&settings).await?;
-    print_first_admin_key(&tokens).await?;
-
     let jwt = tokens::authenticator(&settings.jwt, &roles(&settings), &tokens.audit())?;
     let app = routes::app(&settings, &tokens, jwt.clone(), auth_layer(&settings, &tokens, jwt.clone()))?;
     let listener = TcpListener::bind(&settings.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
+    // Only once nothing refuses to start any more: it is shown once.
+    print_first_admin_key(&tokens).await?;
     let (stopping, stop) = watch::channel(false);
     tokio::spawn(async move {
         wait_for_signal().await;

@@ -1,6 +1,6 @@
 //! The service's settings, from the environment.
 
-use std::{collections::HashSet, fmt, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fmt, num::NonZeroU32, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use keyward::{
     ConfigError, UserId,
@@ -57,6 +57,16 @@ pub(crate) enum Database {
     Memory,
     Sqlite(PathBuf),
 }
+
+/// What means nothing without keys.
+const NEED_KEYS: [&str; 6] = [
+    "JWT_ISSUER",
+    "JWT_AUDIENCE",
+    "JWT_TTL_MINUTES",
+    "KEYWARD_JWT_LEEWAY_SECONDS",
+    "KEYWARD_OIDC_AUDIENCE",
+    "KEYWARD_JWKS_COOLDOWN_SECONDS",
+];
 
 /// Every variable that is read here.
 const KNOWN: [&str; 15] = [
@@ -134,13 +144,20 @@ impl JwtSettings {
             secret: get("JWT_SECRET")?,
             issuer: filled("JWT_ISSUER")?,
             audience: filled("JWT_AUDIENCE")?,
-            lifetime: parse_number("JWT_TTL_MINUTES", filled("JWT_TTL_MINUTES")?, 60)?.saturating_mul(60),
-            leeway: parse_number("KEYWARD_JWT_LEEWAY_SECONDS", filled("KEYWARD_JWT_LEEWAY_SECONDS")?, 60)?,
+            lifetime: parse_number("JWT_TTL_MINUTES", filled("JWT_TTL_MINUTES")?, 60, 1..=1440)?
+                .saturating_mul(60),
+            leeway: parse_number(
+                "KEYWARD_JWT_LEEWAY_SECONDS",
+                filled("KEYWARD_JWT_LEEWAY_SECONDS")?,
+                60,
+                0..=300,
+            )?,
             keys: Self::read_keys(&filled)?,
             cool_down: parse_number(
                 "KEYWARD_JWKS_COOLDOWN_SECONDS",
                 filled("KEYWARD_JWKS_COOLDOWN_SECONDS")?,
                 30,
+                1..=86_400,
             )?,
             dev_login: switch("ENABLE_LOGIN")?,
         };
@@ -151,8 +168,13 @@ impl JwtSettings {
                  KEYWARD_ALLOW_DEV_LOGIN_IN_RELEASE=true",
             ));
         }
-        let lifetime_is_set = filled("JWT_TTL_MINUTES")?.is_some();
-        settings.check(lifetime_is_set)?;
+        let mut mentioned = None;
+        for name in NEED_KEYS {
+            if filled(name)?.is_some() {
+                mentioned = mentioned.or(Some(name));
+            }
+        }
+        settings.check(mentioned)?;
         Ok(settings)
     }
 
@@ -179,8 +201,7 @@ impl JwtSettings {
     }
 
     /// Half a setting would look like protection and be none.
-    fn check(&self, lifetime_is_set: bool) -> Result<(), ConfigError> {
-        let has_oidc = matches!(self.keys, Some(KeySource::Oidc { .. }));
+    fn check(&self, mentioned: Option<&str>) -> Result<(), ConfigError> {
         let named = self.issuer.is_some() && self.audience.is_some();
         let needs_names = self.secret.is_some()
             || self.dev_login
@@ -193,11 +214,15 @@ impl JwtSettings {
         if needs_names && !named {
             return Err(ConfigError::new("JSON Web Tokens need JWT_ISSUER and JWT_AUDIENCE; set both"));
         }
-        let mentioned = self.issuer.is_some() || self.audience.is_some() || lifetime_is_set;
-        if mentioned && self.secret.is_none() && self.keys.is_none() && !has_oidc {
+        if let (Some(name), None, None) = (mentioned, &self.secret, &self.keys) {
+            return Err(ConfigError::new(format!(
+                "{name} needs keys: set JWT_SECRET, KEYWARD_OIDC_ISSUER, KEYWARD_JWKS_URL or KEYWARD_JWKS_FILE"
+            )));
+        }
+        if self.issuer.is_some() && !needs_names {
             return Err(ConfigError::new(
-                "JWT_ISSUER, JWT_AUDIENCE and JWT_TTL_MINUTES need keys: set JWT_SECRET, KEYWARD_OIDC_ISSUER, \
-                 KEYWARD_JWKS_URL or KEYWARD_JWKS_FILE",
+                "JWT_ISSUER is the issuer of JWT_SECRET and of a key set; unset it, since the tokens of \
+                 KEYWARD_OIDC_ISSUER name that one",
             ));
         }
         Ok(())
@@ -215,11 +240,18 @@ fn parse_failures(value: Option<String>) -> Result<Option<FailureLimit>, ConfigE
     Ok(NonZeroU32::new(failures).map(FailureLimit::per_minute))
 }
 
-fn parse_number(name: &str, value: Option<String>, default: u32) -> Result<Duration, ConfigError> {
+fn parse_number(
+    name: &str,
+    value: Option<String>,
+    default: u32,
+    range: RangeInclusive<u32>,
+) -> Result<Duration, ConfigError> {
     let Some(value) = value else { return Ok(Duration::from_secs(default.into())) };
-    let number: Option<u32> = value.trim().parse().ok().filter(|number| *number > 0);
-    let number =
-        number.ok_or_else(|| ConfigError::new(format!("{name} must be a whole number above zero")))?;
+    let number: Option<u32> = value.trim().parse().ok().filter(|number| range.contains(number));
+    let number = number.ok_or_else(|| {
+        let (least, most) = range.into_inner();
+        ConfigError::new(format!("{name} must be a whole number from {least} to {most}"))
+    })?;
     Ok(Duration::from_secs(number.into()))
 }
 
@@ -313,6 +345,11 @@ mod tests {
             ("JWT_SECRET", "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N"),
             ("JWT_ISSUER", "https://login.example"),
             ("JWT_TTL_MINUTES", "5"),
+            ("JWT_TTL_MINUTES", "1441"),
+            ("KEYWARD_JWT_LEEWAY_SECONDS", "60"),
+            ("KEYWARD_JWT_LEEWAY_SECONDS", "301"),
+            ("KEYWARD_OIDC_AUDIENCE", "https://api.example"),
+            ("KEYWARD_JWKS_COOLDOWN_SECONDS", "5"),
             ("JWT_TTL_MINUTES", "soon"),
             ("ENABLE_LOGIN", "true"),
             ("ENABLE_LOGIN", "maybe"),

@@ -247,10 +247,6 @@ impl<S: Send + Sync> FromRequestParts<S> for AuditReason {
         let reason = std::str::from_utf8(reason.as_bytes()).map_err(|_| wrong())?.trim();
         let head = RequestHead::from_parts(parts);
         let fits = (1..=200).contains(&reason.chars().count()) && !head.shares_text_with_credential(reason);
-        if fits && !reason.chars().any(crate::id::is_unprintable) {
-            Ok(Self(reason.to_owned()))
-        } else {
-            Err(wrong())
-        }
+        if fits && crate::id::is_printable(reason) { Ok(Self(reason.to_owned())) } else { Err(wrong()) }
     }
 }

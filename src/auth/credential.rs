@@ -36,6 +36,12 @@ impl fmt::Debug for Word<'_> {
 }
 
 impl<'a> Presented<'a> {
+    /// What a reader found in `Authorization` before.
+    #[cfg(feature = "_jwt")]
+    pub(crate) fn bearer(token: &'a [u8]) -> Self {
+        Self::Bearer(Word(token))
+    }
+
     /// The credential's text: printable ASCII. It is empty if what was presented is not one word; then
     /// the layer answers 400, whatever an authenticator says other than yes.
     #[must_use]
@@ -274,6 +280,10 @@ fn is_word(bytes: &[u8]) -> bool {
 /// credential of ours.
 fn read_bearer(value: &HeaderValue) -> Result<Option<Presented<'_>>, AuthError> {
     let value = value.as_bytes();
+    // As nearly all clients write it.
+    if let Some((b"Bearer ", token)) = value.split_first_chunk() {
+        return read_token(token.trim_ascii()).map(|word| Some(Presented::Bearer(word)));
+    }
     let scheme = value.iter().take_while(|byte| is_tchar(**byte)).count();
     let (scheme, rest) = value.split_at(scheme);
     if !scheme.eq_ignore_ascii_case(b"bearer") {

@@ -14,7 +14,8 @@ use crate::{
 /// A [`TokenLookup`] answers from what its store denies. Ask in this order: `generation`, `refresh` if there
 /// was none, `check`; a verdict that is kept is good for as long as `generation` stays what it was before.
 pub trait Revocations: fmt::Debug + Send + Sync + 'static {
-    /// A number that changes whenever an answer may have changed; `None` when [`refresh`](Self::refresh)
+    /// A number that changes whenever an answer may have changed, and that no other source of this program has:
+    /// authenticators that share what they verified compare it. `None` when [`refresh`](Self::refresh)
     /// must be awaited first.
     fn generation(&self, now: UnixTime) -> Option<u64>;
 

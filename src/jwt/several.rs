@@ -37,9 +37,9 @@ pub(super) fn join(auths: &[Arc<Verifier>]) -> Result<Verifier, ConfigError> {
     }
     let cache_bytes = auths.iter().map(|auth| auth.cache_bytes).max().unwrap_or(0);
     Ok(Verifier {
-        trusts,
+        trusts: trusts.into(),
         max_token_bytes: auths.iter().map(|auth| auth.max_token_bytes).max().unwrap_or(0),
-        verified: VerifiedTokens::new(cache_bytes, random_seed()?),
+        verified: Arc::new(VerifiedTokens::new(cache_bytes, random_seed()?)),
         cache_bytes,
         revocations,
         clock: first.clock.clone(),

@@ -26,8 +26,8 @@ use crate::{
     time::{Clock, UnixTime},
 };
 
-/// Keys, revocations and a user, and once more what grew old meanwhile.
-const MOST_NEEDS: usize = 5;
+/// Its turn, keys, revocations and a user, and once more what grew old meanwhile.
+const MOST_NEEDS: usize = 6;
 
 /// No generation of revocations: whoever compares asks again.
 const NEVER_JUDGED: u64 = u64::MAX;
@@ -63,8 +63,8 @@ impl fmt::Debug for UserIds {
 
 /// Finds the local user of a verified token, for example in a table of linked accounts.
 ///
-/// It is asked when a token is first seen, not for each request, and has 4.5 seconds: the answer is kept with the
-/// verified token, until that expires. It must not give one user's id to tokens of another; ids that begin with
+/// Its answer is kept with the verified token, until that expires or makes room for others; it is asked again for
+/// a token that it refused or could not judge. It has 4.5 seconds. It must not give one user's id to tokens of another; ids that begin with
 /// `keyward:` or `static:` are refused.
 #[async_trait]
 pub trait UserMapper: fmt::Debug + Send + Sync + 'static {
@@ -75,8 +75,9 @@ pub trait UserMapper: fmt::Debug + Send + Sync + 'static {
     async fn user_id(&self, jwt: &JwtClaims) -> Result<Option<UserId>, AuthError>;
 }
 
-/// Checks that the sender possesses what a token is bound to: a key (RFC 9449) or a certificate (RFC 8705).
-/// Without one, tokens that are bound (claim `cnf`) are refused.
+/// Checks that the sender possesses what a token is bound to, such as a client certificate (RFC 8705). Without
+/// one, tokens that are bound (claim `cnf`) are refused. A token that is bound to a key by its thumbprint (`jkt`,
+/// RFC 9449) is always refused: what is presented as a bearer token must not be accepted (section 7.2 there).
 pub trait ConfirmationVerifier: fmt::Debug + Send + Sync + 'static {
     /// Whether the request proves possession of what `confirmation`, the JSON of the claim `cnf`, names.
     /// Asked for each request.
@@ -106,12 +107,14 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// What all clones of an authenticator share.
+/// All of an authenticator. Clones share what is behind the `Arc`s.
+#[derive(Clone)]
 pub(super) struct Verifier {
-    pub(super) trusts: Vec<Trust>,
+    pub(super) trusts: Arc<[Trust]>,
     pub(super) max_token_bytes: usize,
-    pub(super) verified: VerifiedTokens,
+    pub(super) verified: Arc<VerifiedTokens>,
     pub(super) cache_bytes: usize,
+    /// Each clone's own, until it is filled: two stores may know different users.
     pub(super) revocations: OnceLock<Arc<dyn Revocations>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) audit: Audit,
@@ -125,6 +128,8 @@ pub(super) enum Step {
 
 /// What must be awaited before a token can be judged.
 pub(super) enum Need {
+    /// Its turn, for which the layer lets it wait.
+    Turn,
     /// The keys of this issuer.
     Keys(usize, Demand),
     /// What was withdrawn.
@@ -245,6 +250,7 @@ impl Verifier {
                 waited.revocations = true;
             }
             Need::User(genuine) => return Step::Done(self.map_user(token, *genuine).await),
+            Need::Turn => {}
         }
         match Parts::of(token) {
             Some(parts) => self.verify(&parts, self.clock.now(), *waited),
@@ -258,7 +264,7 @@ impl Verifier {
         };
         let UserIds::Mapped(mapper) = &trust.users else { return Err(AuthError::invalid(Refusal::Subject)) };
         let user = tokio::time::timeout(MAPPER_TIMEOUT, mapper.user_id(&genuine.accepted.jwt)).await;
-        let late = |_| AuthError::because(AuthErrorKind::Unavailable, Refusal::Policy);
+        let late = |_| AuthError::because(AuthErrorKind::Unavailable, Refusal::UserLookup);
         let user = user.map_err(late)??.ok_or_else(|| AuthError::invalid(Refusal::Subject))?;
         // It may have been a while: nothing that was true before is taken for granted.
         let now = self.clock.now();
@@ -292,7 +298,7 @@ impl Verifier {
         let found = self.trusts.iter().enumerate().find(|(_, trust)| trust.rules.is_issued_by(issuer));
         let (index, trust) = found.ok_or_else(|| refused(Refusal::Issuer))?;
         let accepted = trust.rules.check(&header, &claims, now).map_err(refused)?;
-        if accepted.jwt.confirmation().is_some() && trust.confirmation.is_none() {
+        if claims.is_bound() && (trust.confirmation.is_none() || claims.is_bound_to_key()) {
             return Err(refused(Refusal::Unconfirmed));
         }
         let keys_epoch = trust.keys_epoch();
@@ -316,8 +322,7 @@ impl Verifier {
         let Accepted { jwt, valid_from, scopes, mut roles } = genuine.accepted;
         let directory = self.trusts.get(genuine.trust).and_then(|trust| trust.directory.as_ref());
         if let Some(directory) = directory {
-            let all = roles.union(&directory.roles_of(&user));
-            roles = all.ok_or_else(|| AuthError::invalid(Refusal::Claim))?;
+            roles = roles.union(&directory.roles_of(&user));
         }
         let builder = Principal::builder(AuthMethod::Jwt, user).scopes(scopes).roles(roles);
         let builder = builder.audit(self.audit.clone());

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use crate::{
     error::Refusal,
-    id::{TokenId, UserId, is_unprintable},
+    id::{TokenId, UserId, is_printable},
     limit::Limits,
     net::IpList,
     principal::{AdminProof, Principal},
@@ -393,7 +393,7 @@ impl TokenError {
 /// Whether `name` can be a token's name, which is 1 to 128 printable characters.
 pub(crate) fn check_name(name: &str) -> Result<(), TokenError> {
     let length = name.chars().count();
-    if (1..=128).contains(&length) && !name.trim().is_empty() && !name.chars().any(is_unprintable) {
+    if (1..=128).contains(&length) && !name.trim().is_empty() && is_printable(name) {
         Ok(())
     } else {
         Err(TokenError::Invalid("a name is 1 to 128 printable characters"))

@@ -33,6 +33,9 @@ const NEVER: i64 = i64::MIN;
 /// With more users who changed than this, the whole cache is cheaper to forget than one user at a time.
 const FEW_USERS: usize = 8;
 
+/// Where the numbers of the next source of denials begin, so that no two sources have one in common.
+static SPANS: AtomicU64 = AtomicU64::new(0);
+
 #[derive(Debug)]
 pub(crate) struct Denied {
     known: RwLock<Known>,
@@ -62,7 +65,7 @@ impl Default for Denied {
     fn default() -> Self {
         Self {
             known: RwLock::default(),
-            generation: AtomicU64::new(0),
+            generation: AtomicU64::new(SPANS.fetch_add(1 << 32, Ordering::Relaxed)),
             loaded: AtomicBool::new(false),
             fresh_from: AtomicI64::new(i64::MAX),
             fresh_until: AtomicI64::new(i64::MIN),

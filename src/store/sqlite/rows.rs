@@ -68,7 +68,7 @@ fn token_value(id: TokenId) -> Value {
 fn seal_of_row<'a>(values: impl Iterator<Item = ValueRef<'a>>) -> i64 {
     let numbered = values.enumerate().filter(|(at, value)| *at < FIXED || *value != ValueRef::Null);
     seal(numbered.flat_map(|(at, value)| {
-        let number = (at >= FIXED).then(|| ValueRef::Integer(at as i64));
+        let number = (at >= FIXED).then_some(ValueRef::Integer(at as i64));
         number.into_iter().chain([value])
     }))
 }
