@@ -108,6 +108,9 @@ pub enum Alert {
     ForeignRecord,
     /// A revoked token was presented.
     RevokedTokenUsed,
+    /// More credentials from one address were wrong than allowed; said once until it keeps to the limit for a
+    /// minute.
+    BruteForce,
     /// The store stopped answering; said once until a call of any kind succeeds again.
     StoreUnavailable,
     /// The store answers again.
@@ -173,6 +176,7 @@ impl Alert {
             Self::ForeignAccess => "foreign_access",
             Self::ForeignRecord => "foreign_record",
             Self::RevokedTokenUsed => "revoked_token_used",
+            Self::BruteForce => "brute_force",
             Self::StoreUnavailable => "store_unavailable",
             Self::StoreRecovered => "store_recovered",
             Self::KeysUnavailable => "keys_unavailable",
@@ -334,6 +338,11 @@ impl Audit {
 
     pub(crate) fn from_parts(sink: Box<dyn AuditSink>, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(AuditTo { sink, clock }))
+    }
+
+    /// The time by the clock that dates events.
+    pub(crate) fn now(&self) -> UnixTime {
+        self.0.clock.now()
     }
 
     pub(crate) fn emit(&self, mut event: Event) {

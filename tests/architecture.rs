@@ -17,7 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("net", &["error"]),
     ("secret", &["error"]),
     ("event", &["error", "id", "secret", "time"]),
-    ("limit", &["error"]),
+    ("limit", &["error", "time"]),
     ("token", &["error", "id", "limit", "net", "scope", "secret", "time"]),
     ("principal", &["error", "event", "id", "limit", "net", "scope", "secret", "time", "token"]),
     ("store", &["error", "event", "id", "limit", "net", "principal", "scope", "secret", "time", "token"]),
@@ -30,7 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["error", "event", "id", "limit", "net", "principal", "scope", "secret", "store", "time", "token"],
     ),
     ("jwt", &["auth", "error", "event", "id", "principal", "scope", "secret", "time"]),
-    ("layer", &["auth", "error", "event", "id", "net", "principal", "secret"]),
+    ("layer", &["auth", "error", "event", "id", "limit", "net", "principal", "secret"]),
     ("extract", &["auth", "error", "event", "id", "layer", "principal", "secret"]),
     (
         "api",

@@ -401,3 +401,46 @@ fn no_acknowledged_write_is_lost_by_a_kill() {
         dead.len()
     );
 }
+
+#[test]
+fn who_guesses_is_told_to_wait_and_a_good_key_beside_it_works() {
+    const WRONG: &str = "kw_live_10123456789ABCDEFGHIJKLMNOPQRSTU1G9zjb";
+    let service = Service::start(scratch().path(), &[("KEYWARD_MAX_FAILURES_PER_MINUTE", "20")]);
+    let (alice, _) = issue(&service, "alice");
+    for _ in 0..20 {
+        assert_eq!(service.get("/whoami", WRONG).status, 401);
+    }
+    for _ in 0..20 {
+        let answer = service.get("/whoami", WRONG);
+        assert_eq!(answer.status, 429);
+        assert!((1..=60).contains(&answer.header("retry-after").parse::<u32>().unwrap()), "{answer:?}");
+    }
+    assert_eq!(service.get("/whoami", &service.admin_key).status, 200, "known");
+    assert_eq!(service.get("/whoami", &alice).status, 200, "looked up");
+    assert_eq!(service.get("/whoami", "").status, 401, "nothing presented");
+    service.wait_for_alerts("brute_force", 1);
+
+    let free = Service::start(scratch().path(), &[("KEYWARD_MAX_FAILURES_PER_MINUTE", "0")]);
+    assert!((0..150).all(|_| free.get("/whoami", WRONG).status == 401));
+}
+
+#[test]
+fn a_quota_outlives_the_service() {
+    let folder = scratch();
+    let first = Service::start(folder.path(), &[]);
+    let limits =
+        json!({ "rate": { "requests": 100, "seconds": 60 }, "quota": { "requests": 5, "per": "month" } });
+    let body = json!({ "user_id": "alice", "name": "limited", "limits": limits });
+    let made = first.post("/admin/tokens", &first.admin_key, body);
+    assert_eq!((made.status, &made.json()["limits"]), (201, &limits), "{made:?}");
+    let alice = made.text("key");
+    for left in ["4", "3", "2"] {
+        let answer = first.get("/whoami", &alice);
+        let told = answer.header("ratelimit");
+        assert!(answer.status == 200 && told.contains(&format!("\"quota\";r={left};")), "{answer:?}");
+    }
+    first.stop();
+    let second = Service::start(folder.path(), &[]);
+    let statuses: Vec<_> = (0..4).map(|_| second.get("/whoami", &alice).status).collect();
+    assert_eq!(statuses, [200, 200, 429, 429]);
+}

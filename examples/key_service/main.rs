@@ -97,7 +97,7 @@ fn auth_layer(settings: &Settings, tokens: &TokenManager, jwt: Option<JwtAuth>) 
         authenticators
             .push(StaticAuth::new(list).with_roles(roles(settings)).with_audit(tokens.audit()).into());
     }
-    let layer = AuthLayer::new(AnyOf::new(authenticators));
+    let layer = AuthLayer::new(AnyOf::new(authenticators)).with_failure_limit(settings.failure_limit.clone());
     match settings.trusted_proxies.clone() {
         Some(proxies) => layer.with_client_ip(proxies),
         None => layer,

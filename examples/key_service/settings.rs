@@ -1,9 +1,10 @@
 //! The service's settings, from the environment.
 
-use std::{collections::HashSet, fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fmt, num::NonZeroU32, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use keyward::{
     ConfigError, UserId,
+    limit::FailureLimit,
     net::{ForwardedHeader, TrustedProxies},
     store::StaticList,
 };
@@ -15,6 +16,7 @@ pub(crate) struct Settings {
     pub(crate) static_tokens: Option<StaticList>,
     pub(crate) admin_users: HashSet<UserId>,
     pub(crate) trusted_proxies: Option<TrustedProxies>,
+    pub(crate) failure_limit: Option<FailureLimit>,
     pub(crate) debug_ownership: bool,
     pub(crate) jwt: JwtSettings,
 }
@@ -67,13 +69,14 @@ const NEED_KEYS: [&str; 6] = [
 ];
 
 /// Every variable that is read here.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
     "KEYWARD_LISTEN",
     "KEYWARD_DATABASE_URL",
     "KEYWARD_ADMIN_USERS",
     "KEYWARD_TRUSTED_PROXIES",
     "KEYWARD_CLIENT_IP_HEADER",
     "KEYWARD_DEBUG_OWNERSHIP",
+    "KEYWARD_MAX_FAILURES_PER_MINUTE",
     "KEYWARD_BOOTSTRAP",
     "KEYWARD_JWT_LEEWAY_SECONDS",
     "KEYWARD_OIDC_ISSUER",
@@ -123,6 +126,7 @@ impl Settings {
                 get("KEYWARD_TRUSTED_PROXIES")?,
                 get("KEYWARD_CLIENT_IP_HEADER")?,
             )?,
+            failure_limit: parse_failures(get("KEYWARD_MAX_FAILURES_PER_MINUTE")?)?,
             debug_ownership: parse_switch(
                 "KEYWARD_DEBUG_OWNERSHIP",
                 get("KEYWARD_DEBUG_OWNERSHIP")?.as_deref(),
@@ -225,6 +229,17 @@ impl JwtSettings {
     }
 }
 
+/// Zero is no limit.
+fn parse_failures(value: Option<String>) -> Result<Option<FailureLimit>, ConfigError> {
+    let Some(value) = value.filter(|value| !value.trim().is_empty()) else {
+        return Ok(Some(FailureLimit::default()));
+    };
+    let failures: u32 = value.trim().parse().map_err(|_| {
+        ConfigError::new("KEYWARD_MAX_FAILURES_PER_MINUTE must be a whole number, or 0 for no limit")
+    })?;
+    Ok(NonZeroU32::new(failures).map(FailureLimit::per_minute))
+}
+
 fn parse_number(
     name: &str,
     value: Option<String>,
@@ -299,6 +314,8 @@ mod tests {
         assert_eq!(settings.listen, "127.0.0.1:3000");
         assert!(matches!(settings.database, Database::Sqlite(path) if path.ends_with("keyward.db")));
         assert!(settings.static_tokens.is_none() && !settings.debug_ownership);
+        assert!(settings.failure_limit.is_some());
+        assert!(read(&[("KEYWARD_MAX_FAILURES_PER_MINUTE", "0")]).unwrap().failure_limit.is_none());
     }
 
     #[test]
@@ -322,6 +339,8 @@ mod tests {
             ("KEYWARD_TRUSTED_PROXIES", "proxy.example"),
             ("KEYWARD_CLIENT_IP_HEADER", "Host"),
             ("KEYWARD_DEBUG_OWNERSHIP", "yes"),
+            ("KEYWARD_MAX_FAILURES_PER_MINUTE", "-1"),
+            ("KEYWARD_MAX_FAILURES_PER_MINUTE", "many"),
             ("KEYWARD_BOOTSTRAP", "public"),
             ("JWT_SECRET", "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N"),
             ("JWT_ISSUER", "https://login.example"),

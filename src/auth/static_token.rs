@@ -175,7 +175,10 @@ impl Authenticator for StaticAuth {
         match self.judge.get() {
             _ if self.adoption.is_torn() => Verdict::Decided(Err(AuthErrorKind::Misconfigured.into())),
             None => Verdict::Decided(Ok(Principal::new(entry.credential.clone(), head.client_ip))),
-            Some(judge) => judge.verdict(entry, self.clock.now(), head.client_ip),
+            Some(judge) => {
+                head.note_known();
+                judge.verdict(entry, self.clock.now(), head.client_ip)
+            }
         }
     }
 

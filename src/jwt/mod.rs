@@ -61,7 +61,7 @@ pub use verify::{ConfirmationVerifier, UserIds, UserMapper};
 
 use compact::Parts;
 use remote::Demand;
-use verify::{Step, Verifier, Waited};
+use verify::{Need, Step, Verifier, Waited};
 
 /// How long a request waits at most for all that its token needs.
 const VERDICT_TIMEOUT: Duration = Duration::from_millis(4900);
@@ -262,9 +262,9 @@ impl Authenticator for JwtAuth {
 }
 
 impl JwtAuth {
-    /// A token that was not seen before.
+    /// A token that was not seen before, or not lately.
     fn verify(&self, parts: &Parts<'_>, head: &RequestHead<'_>, now: UnixTime) -> Verdict {
-        let need = match self.verifier.verify(parts, now, Waited::default()) {
+        let need = match self.first_step(parts, head, now) {
             Step::Done(verdict) => return Verdict::Decided(self.admit(parts.token, verdict, head)),
             Step::Wait(need) => need,
         };
@@ -280,6 +280,17 @@ impl JwtAuth {
             });
             auth.admit(&token, verdict, &request.borrow(&token))
         }))
+    }
+
+    /// The verdict over a token, or what it needs first. From an address that presents too many wrong ones a token
+    /// that was never seen needs its turn, before its signature is looked at.
+    fn first_step(&self, parts: &Parts<'_>, head: &RequestHead<'_>, now: UnixTime) -> Step {
+        if self.verifier.knows(parts.token) {
+            head.note_known();
+        } else if head.is_suspect() {
+            return Step::Wait(Need::Turn);
+        }
+        self.verifier.verify(parts, now, Waited::default())
     }
 
     fn admit(

@@ -26,8 +26,8 @@ use crate::{
     time::{Clock, UnixTime},
 };
 
-/// Keys, revocations and a user, and once more what grew old meanwhile.
-const MOST_NEEDS: usize = 5;
+/// Its turn, keys, revocations and a user, and once more what grew old meanwhile.
+const MOST_NEEDS: usize = 6;
 
 /// How long the roles are believed that a directory gave a user.
 const ROLES_KEPT: Duration = Duration::from_secs(60);
@@ -132,6 +132,8 @@ pub(super) enum Step {
 
 /// What must be awaited before a token can be judged.
 pub(super) enum Need {
+    /// Its turn, for which the layer lets it wait.
+    Turn,
     /// The keys of this issuer.
     Keys(usize, Demand),
     /// What was withdrawn.
@@ -191,6 +193,11 @@ impl Verifier {
         })
     }
 
+    /// Whether this very token was verified before.
+    pub(super) fn knows(&self, token: &[u8]) -> bool {
+        self.verified.find(token, |_| Some(())).is_some()
+    }
+
     /// Verifies a token as far as that is possible without waiting.
     pub(super) fn verify(&self, parts: &Parts<'_>, now: UnixTime, waited: Waited) -> Step {
         let genuine = match self.authenticate(parts, now, waited.keys) {
@@ -247,6 +254,7 @@ impl Verifier {
                 waited.revocations = true;
             }
             Need::User(genuine) => return Step::Done(self.map_user(token, *genuine).await),
+            Need::Turn => {}
         }
         match Parts::of(token) {
             Some(parts) => self.verify(&parts, self.clock.now(), *waited),

@@ -93,6 +93,16 @@ impl Principal {
         Self { credential, client_ip, response_headers: None }
     }
 
+    /// A principal whose response shall also say this.
+    #[inline]
+    pub(crate) fn telling(
+        credential: Arc<Credential>,
+        client_ip: Option<IpAddr>,
+        response_headers: Option<Box<HeaderMap>>,
+    ) -> Self {
+        Self { credential, client_ip, response_headers }
+    }
+
     /// Adds a header to the response. What the service itself says in it stays.
     #[cold]
     pub(crate) fn tell(&mut self, name: HeaderName, value: HeaderValue) {
