@@ -91,6 +91,7 @@
 //! | `jwt` | [`jwt`]: JSON Web Tokens, with the signatures of AWS-LC |
 //! | `jwt-rust-crypto` | the same without C code; with both on, AWS-LC is used |
 //! | `jwks` | keys of an issuer by URL and by OpenID Connect Discovery, with an HTTPS client |
+//! | `webhooks` | audit events to a URL, signed, with the same HTTPS client |
 //! | `testing` | callers to act as, a settable clock, the store conformance suite, the isolation check, a fake issuer |
 //! | `full` | all of them but `jwt-rust-crypto` |
 #![forbid(unsafe_code)]
@@ -98,6 +99,7 @@
 
 #[cfg(feature = "api")]
 pub mod api;
+pub mod audit;
 pub mod auth;
 pub mod error;
 pub mod event;
@@ -110,6 +112,8 @@ pub mod layer;
 pub mod limit;
 pub mod manage;
 pub mod net;
+#[cfg(any(feature = "_jwt", feature = "_https"))]
+mod outbound;
 pub mod principal;
 pub mod scope;
 pub mod secret;
