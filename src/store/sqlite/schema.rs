@@ -97,6 +97,7 @@ const MIGRATIONS: [&str; 4] = [
     ) STRICT;
     CREATE INDEX audit_at ON audit (at);
     CREATE INDEX audit_event ON audit (event);
+    CREATE INDEX audit_outcome ON audit (outcome);
     CREATE INDEX audit_actor ON audit (actor) WHERE actor IS NOT NULL;
     CREATE INDEX audit_user ON audit (user_id) WHERE user_id IS NOT NULL;
     CREATE INDEX audit_token ON audit (token_id) WHERE token_id IS NOT NULL;
