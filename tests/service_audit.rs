@@ -97,7 +97,7 @@ fn a_killed_writer_leaves_a_whole_chain() {
         if admin.is_empty() {
             admin = service.admin_key.clone();
         }
-        let killer = service.kill_after(Duration::from_millis(20 + (round as u64 * 37) % 95));
+        let killer = service.kill_after(Duration::from_millis(50 + (round as u64 * 97) % 300));
         let mut requests = 0_u32;
         while service.try_send("GET", "/whoami", "kw_live_junk", None).is_some() {
             requests += 1;

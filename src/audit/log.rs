@@ -145,7 +145,6 @@ impl AuditLog {
     /// [`with_audit`](crate::manage::TokenManagerBuilder::with_audit), alone or in a tuple with others, and
     /// [run](Self::run) the log.
     #[must_use]
-    #[expect(clippy::new_ret_no_self, reason = "the log has two sides, as a channel")]
     pub fn new(store: impl AuditStore) -> (QueueSink, Self) {
         Self::builder(store).build()
     }

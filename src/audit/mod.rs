@@ -38,8 +38,8 @@
 //! that belongs to it. Only a copy elsewhere shows that: note the [head](AuditLog::head) from time to time where
 //! the database's users cannot write, and give it to `verify`; or send the events themselves elsewhere.
 //!
-//! Each refused request is an entry, of about 500 bytes with its indexes, and at most about 20 000 are written in
-//! a second. Put a rate limiter in front, and set a [retention](AuditLogBuilder::with_retention).
+//! Each refused request is an entry, of about 400 bytes with its indexes in SQLite, and at most about 20 000 are
+//! written in a second. Put a rate limiter in front, and set a [retention](AuditLogBuilder::with_retention).
 //!
 //! # The chain
 //!

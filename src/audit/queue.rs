@@ -70,7 +70,6 @@ pub struct Dropped {
 impl QueueSink {
     /// A queue for 1024 events and 256 more alerts.
     #[must_use]
-    #[expect(clippy::new_ret_no_self, reason = "one side alone is of no use, as with other channels")]
     pub fn new() -> (Self, EventQueue) {
         let (events, alerts) = CAPACITY;
         Self::with_capacity(events, alerts)

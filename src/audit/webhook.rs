@@ -271,6 +271,25 @@ mod tests {
         assert_eq!(both.signatures("a", 1, b"").split(' ').count(), 2);
     }
 
+    #[derive(Debug)]
+    struct Hangs;
+
+    #[async_trait]
+    impl HttpPost for Hangs {
+        async fn post(&self, _: Request<Bytes>) -> Result<Response<()>, DeliveryError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_ends_after_fifteen_seconds() {
+        let hook = Webhook::new("https://alerts.example", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let batch = Batch { id: "1".into(), events: Vec::new() };
+        let start = tokio::time::Instant::now();
+        let error = hook.with_client(Hangs).deliver(&batch).await.unwrap_err();
+        assert_eq!((start.elapsed(), &*error.to_string()), (TIME_LIMIT, "no answer in 15 seconds"));
+    }
+
     #[test]
     fn retry_after_is_read_in_seconds() {
         for (text, seconds) in

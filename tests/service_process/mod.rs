@@ -1,10 +1,11 @@
 //! Starts the example service as a process of its own, and talks to it over plain sockets.
 #![allow(
+    dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test fails by panicking"
+    reason = "a test fails by panicking, and uses its part of this"
 )]
 
 use std::{
