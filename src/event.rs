@@ -160,6 +160,9 @@ pub enum Alert {
     ForeignRecord,
     /// A revoked token was presented.
     RevokedTokenUsed,
+    /// More credentials from one address were wrong than allowed; said once until it keeps to the limit for a
+    /// minute.
+    BruteForce,
     /// The store stopped answering; said once until a call of any kind succeeds again.
     StoreUnavailable,
     /// The store answers again.
@@ -280,6 +283,7 @@ impl Alert {
             Self::ForeignAccess => "foreign_access",
             Self::ForeignRecord => "foreign_record",
             Self::RevokedTokenUsed => "revoked_token_used",
+            Self::BruteForce => "brute_force",
             Self::StoreUnavailable => "store_unavailable",
             Self::StoreRecovered => "store_recovered",
             Self::KeysUnavailable => "keys_unavailable",
@@ -294,9 +298,11 @@ impl Alert {
     pub const fn outcome(self) -> Outcome {
         match self {
             Self::StoreRecovered | Self::KeysRecovered => Outcome::Success,
-            Self::ForeignAccess | Self::ForeignRecord | Self::RevokedTokenUsed | Self::KeyRefused => {
-                Outcome::Refused
-            }
+            Self::ForeignAccess
+            | Self::ForeignRecord
+            | Self::RevokedTokenUsed
+            | Self::BruteForce
+            | Self::KeyRefused => Outcome::Refused,
             Self::StoreUnavailable | Self::KeysUnavailable | Self::AuditTampered => Outcome::Failed,
         }
     }
@@ -402,6 +408,11 @@ impl Audit {
 
     pub(crate) fn from_parts(sink: Box<dyn AuditSink>, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(AuditTo { sink, clock }))
+    }
+
+    /// The time by the clock that dates events.
+    pub(crate) fn now(&self) -> UnixTime {
+        self.0.clock.now()
     }
 
     pub(crate) fn emit(&self, mut event: Event) {

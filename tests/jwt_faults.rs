@@ -1,5 +1,5 @@
 //! A provider that fails while requests come: whoever has a known key is decided without waiting for anybody.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests")]
 #![expect(clippy::disallowed_methods, reason = "it tells how long requests took")]
 
 use std::{

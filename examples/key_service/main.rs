@@ -58,12 +58,12 @@ async fn serve_tokens(
     tokens: TokenManager,
     log: AuditLog,
 ) -> Result<(), Box<dyn Error>> {
-    print_first_admin_key(&tokens).await?;
-
     let jwt = tokens::authenticator(&settings.jwt, &roles(settings), &tokens.audit())?;
     let app = routes::app(settings, &tokens, log, jwt.clone(), auth_layer(settings, &tokens, jwt.clone()))?;
     let listener = TcpListener::bind(&settings.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
+    // Only once nothing refuses to start any more: it is shown once.
+    print_first_admin_key(&tokens).await?;
     let (stopping, stop) = watch::channel(false);
     tokio::spawn(async move {
         wait_for_signal().await;
@@ -122,7 +122,7 @@ fn auth_layer(settings: &Settings, tokens: &TokenManager, jwt: Option<JwtAuth>) 
         authenticators
             .push(StaticAuth::new(list).with_roles(roles(settings)).with_audit(tokens.audit()).into());
     }
-    let layer = AuthLayer::new(AnyOf::new(authenticators));
+    let layer = AuthLayer::new(AnyOf::new(authenticators)).with_failure_limit(settings.failure_limit.clone());
     match settings.trusted_proxies.clone() {
         Some(proxies) => layer.with_client_ip(proxies),
         None => layer,

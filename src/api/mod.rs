@@ -7,10 +7,10 @@
 //!
 //! | own keys, below the mount point | |
 //! |---|---|
-//! | `POST /` | creates one: `name`, `scopes`, `expires_in_days`, `allowed_ips`, `metadata` |
+//! | `POST /` | creates one: `name`, `scopes`, `expires_in_days`, `allowed_ips`, `metadata`, [`limits`](crate::limit::Limits) |
 //! | `GET /?cursor&limit&status` | lists them, newest first |
 //! | `DELETE /` | revokes all of them |
-//! | `GET`, `PATCH`, `DELETE /{id}` | shows, changes (`name`, `scopes`, `allowed_ips`, `metadata`, `enabled`), revokes one |
+//! | `GET`, `PATCH`, `DELETE /{id}` | shows, changes (`name`, `scopes`, `allowed_ips`, `metadata`, `limits`, `enabled`), revokes one |
 //! | `POST /{id}/rotate` | replaces one: `overlap_seconds` |
 //! | `GET /debug/ownership` | counts tokens, if [switched on](OwnTokens::debug_ownership) |
 //!

@@ -39,7 +39,7 @@
 //! the database's users cannot write, and give it to `verify`; or send the events themselves elsewhere.
 //!
 //! Each refused request is an entry, of about 400 bytes with its indexes in SQLite, and at most about 20 000 are
-//! written in a second. Put a rate limiter in front, and set a [retention](AuditLogBuilder::with_retention).
+//! written in a second: set a [retention](AuditLogBuilder::with_retention).
 //!
 //! # The chain
 //!

@@ -7,14 +7,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::{
-    auth::PendingVerdict,
-    layer::{auth::AuthLayer, rejection::RejectionResponse},
-};
+use crate::layer::{auth::AuthLayer, failures::Waiting, rejection::RejectionResponse};
 
 pin_project! {
     /// The future of [`Auth`](crate::layer::Auth).
@@ -30,7 +27,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F, S, R, ReqBody, ResBody> {
-        Inner { #[pin] future: F },
+        Inner { #[pin] future: F, headers: Option<Box<HeaderMap>> },
         Rejected { response: Option<Response<ResBody>> },
         Pending { pending: Option<Box<Pending<S, R, ReqBody>>> },
     }
@@ -38,7 +35,7 @@ pin_project! {
 
 /// A request whose verdict has to wait. It is large and rare, so it is boxed along with its verdict.
 pub(super) struct Pending<S, R, ReqBody> {
-    pub(super) verdict: PendingVerdict,
+    pub(super) waiting: Waiting,
     pub(super) request: Request<ReqBody>,
     pub(super) inner: S,
     pub(super) layer: AuthLayer<R>,
@@ -46,8 +43,8 @@ pub(super) struct Pending<S, R, ReqBody> {
 
 impl<S: Service<Request<ReqBody>>, R, ReqBody, ResBody> ResponseFuture<S, R, ReqBody, ResBody> {
     #[inline]
-    pub(super) fn inner(future: S::Future) -> Self {
-        Self { state: State::Inner { future } }
+    pub(super) fn inner(future: S::Future, headers: Option<Box<HeaderMap>>) -> Self {
+        Self { state: State::Inner { future, headers } }
     }
 
     pub(super) fn rejected(response: Response<ResBody>) -> Self {
@@ -70,8 +67,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let future = match state.as_mut().project() {
-                StateProjection::Inner { future } => return future.poll(cx),
+            let (future, headers) = match state.as_mut().project() {
+                StateProjection::Inner { future, headers: None } => return future.poll(cx),
+                StateProjection::Inner { future, headers } => {
+                    let response = ready!(future.poll(cx));
+                    return Poll::Ready(response.map(|response| with_headers(response, headers.take())));
+                }
                 StateProjection::Rejected { response } => match response.take() {
                     Some(response) => return Poll::Ready(Ok(response)),
                     // Polled after it was done, which the contract of `Future` leaves open.
@@ -79,21 +80,32 @@ where
                 },
                 StateProjection::Pending { pending: waiting } => {
                     let Some(pending) = waiting.as_mut() else { return Poll::Pending };
-                    let verdict = ready!(pending.verdict.as_mut().poll(cx));
+                    let verdict = ready!(pending.waiting.poll(&pending.layer.shared, cx));
                     let Some(pending) = waiting.take() else { return Poll::Pending };
                     let Pending { mut request, mut inner, layer, .. } = *pending;
                     match verdict {
                         Ok(principal) => {
-                            layer.accepted(&mut request, principal);
-                            inner.call(request)
+                            let headers = layer.accepted(&mut request, principal);
+                            (inner.call(request), headers)
                         }
-                        Err(error) => return Poll::Ready(Ok(layer.refuse(&request, error))),
+                        Err(error) => return Poll::Ready(Ok(layer.answer(&request, error))),
                     }
                 }
             };
-            state.set(State::Inner { future });
+            state.set(State::Inner { future, headers });
         }
     }
+}
+
+/// Adds what the service did not say itself.
+#[cold]
+fn with_headers<B>(mut response: Response<B>, headers: Option<Box<HeaderMap>>) -> Response<B> {
+    for (name, value) in headers.into_iter().flat_map(|headers| *headers) {
+        if let Some(name) = name {
+            response.headers_mut().entry(name).or_insert(value);
+        }
+    }
+    response
 }
 
 impl<S: Service<Request<ReqBody>>, R, ReqBody, ResBody> fmt::Debug

@@ -10,6 +10,7 @@ use crate::{
     error::ConfigError,
     event::{Audit, AuditSink, TracingSink},
     id::TokenIds,
+    limit::{Meters, RateLimit},
     manage::{Issuing, TokenManager},
     principal::RoleDirectory,
     secret::Pepper,
@@ -48,6 +49,7 @@ pub struct TokenManagerBuilder {
     staleness: Duration,
     capacity: usize,
     max_active: Option<u32>,
+    owner_rate: Option<RateLimit>,
 }
 
 impl fmt::Debug for TokenManagerBuilder {
@@ -69,6 +71,7 @@ impl TokenManagerBuilder {
             staleness: Duration::from_secs(5),
             capacity: 100_000,
             max_active: Some(100),
+            owner_rate: None,
         }
     }
 
@@ -136,6 +139,13 @@ impl TokenManagerBuilder {
         self
     }
 
+    /// How fast requests with the keys of one user may follow one another, all keys together; unlimited by
+    /// default. It comes on top of what a key has of its own, and a user who may make keys cannot get around it.
+    pub fn with_owner_rate_limit(mut self, limit: Option<RateLimit>) -> Self {
+        self.owner_rate = limit;
+        self
+    }
+
     /// The manager.
     #[must_use]
     pub fn build(self) -> TokenManager {
@@ -150,6 +160,8 @@ impl TokenManagerBuilder {
             roles: self.roles,
             staleness: self.staleness,
             denied: Denied::default(),
+            meters: Meters::new(self.capacity),
+            owner_rate: self.owner_rate.map(|limit| (limit, Meters::new(self.capacity))),
             usage: UsageQueue::default(),
             store_down: AtomicBool::new(false),
         });

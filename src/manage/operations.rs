@@ -112,6 +112,8 @@ impl TokenManager {
         record.class = new.class;
         record.scopes = new.scopes.clone();
         record.allowed_ips = new.allowed_ips.clone();
+        let own_limits = || actor.presented().map(|presented| presented.credential().limits());
+        record.limits = new.limits.or_else(own_limits).unwrap_or_default();
         record.roles = match (&new.roles, limited) {
             (Some(roles), _) => roles.clone(),
             (None, Some(principal)) => Grant::Only(principal.roles().clone()),
@@ -129,6 +131,7 @@ impl TokenManager {
             roles: &roles,
             all_roles: record.roles == Grant::<RoleSet>::All,
             allowed_ips: record.allowed_ips.as_ref(),
+            limits: record.limits,
         };
         if rights::covers(presented, &rights) { Ok(()) } else { Err(TokenError::BeyondOwnRights) }
     }
@@ -242,6 +245,7 @@ impl TokenManager {
                 scopes: update.scopes.clone(),
                 allowed_ips: update.allowed_ips.clone(),
                 metadata: update.metadata.clone(),
+                limits: update.limits,
                 disabled_at,
                 revoked_at: None,
                 if_revision: Some(record.revision),
@@ -332,6 +336,11 @@ impl TokenManager {
         successor.roles = old.roles.clone();
         successor.allowed_ips = old.allowed_ips.clone();
         successor.metadata = old.metadata.clone();
+        successor.limits = old.limits;
+        // What is used of a quota is used for the new key as well.
+        let mut used = old.clone();
+        self.inner().add_unwritten_use(&mut used);
+        successor.quota_use = used.quota_use;
         successor.created_ip = actor.client_ip();
         successor.created_by = actor.presented().and_then(crate::Principal::token_id);
         self.set_successor_lifetime(actor, old, &mut successor);

@@ -48,7 +48,14 @@ impl HttpsClient {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
+            let is_authority = is_authority(&certificate);
             roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
+            if !is_authority {
+                return Err(ConfigError::new(
+                    "a certificate is not an authority's (`CA:TRUE`): whoever has its key could sign for any host; give \
+                     that of the authority which signed it",
+                ));
+            }
         }
         if roots.is_empty() {
             return Err(unreadable(String::new()));
@@ -83,6 +90,18 @@ impl HttpsClient {
         let answer = self.0.request(request.map(Full::new)).await.map_err(|error| with_causes(&error))?;
         Ok(answer.map(|body| body.map_err(|error| BrokenOff(with_causes(&error))).boxed_unsync()))
     }
+}
+
+/// Whether the certificate's basic constraints say so (RFC 5280, section 4.2.1.9): the TLS library takes any
+/// certificate for an authority's that it was given as one.
+fn is_authority(der: &[u8]) -> bool {
+    const BASIC_CONSTRAINTS: [u8; 5] = [0x06, 0x03, 0x55, 0x1d, 0x13];
+    let mut extensions = der.windows(5).enumerate().filter(|(_, bytes)| *bytes == BASIC_CONSTRAINTS);
+    extensions.any(|(at, _)| {
+        let value = der.get(at + 5..).unwrap_or_default();
+        let value = value.strip_prefix(&[0x01, 0x01, 0xff]).unwrap_or(value);
+        matches!(value, [0x04, _, 0x30, _, 0x01, 0x01, 0xff, ..])
+    })
 }
 
 /// The error and its causes; that of the client alone says only `client error (Connect)`.

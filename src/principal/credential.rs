@@ -8,6 +8,7 @@ use std::{
 use crate::{
     event::Audit,
     id::{TokenId, UserId},
+    limit::{Limiter, Limits},
     net::IpList,
     principal::{AuthMethod, JwtClaims},
     scope::{Grant, RoleSet},
@@ -46,31 +47,47 @@ pub(crate) struct Credential {
     pub(crate) uses: Uses,
 }
 
-/// What only some credentials have, and none has two of.
-#[derive(Debug)]
-pub(crate) enum Extra {
-    AllowedIps(IpList),
-    #[cfg_attr(not(feature = "_jwt"), expect(dead_code, reason = "only the module `jwt` makes it"))]
-    Jwt(JwtClaims),
+/// What only some credentials have.
+#[derive(Debug, Default)]
+pub(crate) struct Extra {
+    pub(crate) allowed_ips: Option<IpList>,
+    pub(crate) limits: Limits,
+    pub(crate) limiter: Option<Limiter>,
+    /// Until when it still reads, if it is in its grace period.
+    pub(crate) grace_until: Option<UnixTime>,
+    pub(crate) jwt: Option<JwtClaims>,
+}
+
+impl Extra {
+    /// Nothing takes no memory.
+    pub(crate) fn boxed(self) -> Option<Box<Self>> {
+        let Self { allowed_ips, limits, limiter, grace_until, jwt } = &self;
+        let limited = allowed_ips.is_some() || !limits.is_empty() || limiter.is_some();
+        (limited || grace_until.is_some() || jwt.is_some()).then(|| Box::new(self))
+    }
 }
 
 impl Credential {
     /// Where it may be presented from, if that is limited.
     #[inline]
     pub(crate) fn allowed_ips(&self) -> Option<&IpList> {
-        match self.extra.as_deref() {
-            Some(Extra::AllowedIps(list)) => Some(list),
-            _ => None,
-        }
+        self.extra.as_deref()?.allowed_ips.as_ref()
+    }
+
+    /// How often it may be used; unlimited by default.
+    pub(crate) fn limits(&self) -> Limits {
+        self.extra.as_deref().map(|extra| extra.limits).unwrap_or_default()
+    }
+
+    /// What counts its requests, if they are limited.
+    pub(crate) fn limiter(&self) -> Option<&Limiter> {
+        self.extra.as_deref()?.limiter.as_ref()
     }
 
     /// What it says, if it is a JWT.
     #[inline]
     pub(crate) fn jwt(&self) -> Option<&JwtClaims> {
-        match self.extra.as_deref() {
-            Some(Extra::Jwt(claims)) => Some(claims),
-            _ => None,
-        }
+        self.extra.as_deref()?.jwt.as_ref()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::store::StoreErrorKind;
 pub(super) const APPLICATION_ID: i32 = 0x6b77_7264;
 
 /// One script for each version; a version, once released, never changes.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE tokens (
         n INTEGER PRIMARY KEY,
@@ -75,6 +75,9 @@ const MIGRATIONS: [&str; 4] = [
     ALTER TABLE tokens ADD COLUMN honeytoken INTEGER;
     CREATE INDEX tokens_parent ON tokens (parent) WHERE parent IS NOT NULL;
     CREATE INDEX tokens_created_by ON tokens (created_by) WHERE created_by IS NOT NULL;
+",
+    "
+    ALTER TABLE usage ADD COLUMN quota TEXT;
 ",
     "
     CREATE TABLE audit (

@@ -261,6 +261,8 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         renewals_only_lengthen
         only_rolling_tokens_are_renewed
         revoked_tokens_are_counted_but_not_renewed
+        quotas_are_added_up_within_their_period
+        quotas_of_another_period_are_skipped
         uses_are_no_changes
         an_empty_batch_is_fine
     }
