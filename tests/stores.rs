@@ -27,6 +27,7 @@ async fn memory_keeps_every_promise() {
 #[tokio::test]
 async fn a_shared_store_keeps_every_promise() {
     conformance::check(|| async { Arc::new(MemoryStore::new()) }).await;
+    conformance::check_audit(|| async { Arc::new(MemoryStore::new()) }).await;
 }
 
 #[tokio::test]

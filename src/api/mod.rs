@@ -19,27 +19,40 @@
 //! | `POST /` | creates one: `user_id`, and as above |
 //! | `GET /?user_id&cursor&limit&status` | lists them |
 //! | `DELETE /{id}` | revokes one |
+//!
+//! [`audit_log`] lets the role `admin` search the stored audit log:
+//!
+//! | audit log, below the mount point | |
+//! |---|---|
+//! | `GET /?user_id&token_id&event&outcome&since&until&cursor&limit` | lists entries, newest first |
+//!
+//! The events of all these routes carry the request's id, if it has the header `X-Request-Id`.
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Query, State, rejection::QueryRejection},
+    extract::{DefaultBodyLimit, Query, Request, State, rejection::QueryRejection},
     http::StatusCode,
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 
 use crate::{
+    auth::RequestHead,
     error::AuthError,
+    event::InRequest,
     layer::RequireLayer,
     manage::{Actor, TokenManager},
     principal::Principal,
 };
 
+mod audit;
 mod body;
 mod problem;
 mod request;
 mod view;
 
+pub use audit::audit_log;
 pub use body::JsonBody;
 pub use problem::ApiError;
 use request::{
@@ -111,6 +124,7 @@ impl OwnTokens {
             .route_layer(read)
             .merge(writing.route_layer(write))
             .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(middleware::from_fn(in_request))
             .with_state(self.tokens)
     }
 }
@@ -127,7 +141,14 @@ pub fn admin_tokens<S: Clone + Send + Sync + 'static>(tokens: TokenManager) -> R
         .merge(writing)
         .route_layer(RequireLayer::role(crate::principal::ADMIN_ROLE))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(in_request))
         .with_state(tokens)
+}
+
+/// Gives the request's id to the events that happen in it.
+async fn in_request(request: Request, next: Next) -> Response {
+    let id = RequestHead::new(&request).request_id().map(str::to_owned);
+    InRequest::new(id.as_deref(), next.run(request)).await
 }
 
 type Params<T> = Result<Query<T>, QueryRejection>;

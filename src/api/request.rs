@@ -190,7 +190,7 @@ pub(super) fn params<T: DeserializeOwned>(params: Result<Query<T>, QueryRejectio
     params.map(|Query(params)| params).map_err(|_| ApiError::bad_request(sentence))
 }
 
-fn read_user(user: &str) -> Result<UserId, ApiError> {
+pub(super) fn read_user(user: &str) -> Result<UserId, ApiError> {
     let sentence =
         "`user_id` is 1 to 255 bytes without control characters and without white space at its ends.";
     UserId::new(user).map_err(|_| ApiError::bad_request(sentence))

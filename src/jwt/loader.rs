@@ -8,8 +8,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     error::ConfigError,
-    jwt::fetch::{Fetched, HttpFetch, check_url},
+    jwt::fetch::{Fetched, HttpFetch},
+    outbound::check_url,
 };
+
+/// What such URLs are called in errors.
+const WHAT: &str = "a URL of keys";
 
 /// For discovery and the key set together.
 pub(super) const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
@@ -36,18 +40,18 @@ impl Source {
     ///
     /// If [`check_url`] refuses `url`.
     pub(super) fn key_set(url: &str) -> Result<Self, ConfigError> {
-        check_url(url).map(Self::KeySet)
+        check_url(WHAT, url).map(Self::KeySet)
     }
 
     /// # Errors
     ///
     /// If [`check_url`] refuses `issuer`, or if it has a query.
     pub(super) fn issuer(issuer: &str) -> Result<Self, ConfigError> {
-        if check_url(issuer)?.query().is_some() {
+        if check_url(WHAT, issuer)?.query().is_some() {
             return Err(ConfigError::new("an issuer must not have a query (`?`)"));
         }
         let base = issuer.strip_suffix('/').unwrap_or(issuer);
-        let discovery = check_url(&format!("{base}/.well-known/openid-configuration"))?;
+        let discovery = check_url(WHAT, &format!("{base}/.well-known/openid-configuration"))?;
         Ok(Self::Issuer { issuer: issuer.into(), discovery })
     }
 
@@ -108,7 +112,7 @@ impl<S: Send + Sync + 'static> Loader<S> {
         if found.issuer != issuer {
             return Err(failed(&"the discovery document is that of another issuer"));
         }
-        let keys = check_url(&found.jwks_uri).map_err(|error| failed(&error))?;
+        let keys = check_url(WHAT, &found.jwks_uri).map_err(|error| failed(&error))?;
         if url.scheme() == Some(&http::uri::Scheme::HTTPS) && keys.scheme() != url.scheme() {
             return Err(failed(&"the discovery document leads from https to http"));
         }

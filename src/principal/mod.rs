@@ -238,7 +238,16 @@ impl Principal {
 
     /// An event about this caller.
     pub(crate) fn event(&self, kind: EventKind) -> Event {
-        Event::new(kind).by(self.user_id()).token(self.token_id()).at_ip(self.client_ip)
+        Event::new(kind)
+            .by(self.user_id())
+            .with_email(self.email())
+            .token(self.token_id())
+            .at_ip(self.client_ip)
+    }
+
+    /// The e-mail address that the issuer of this caller's JWT vouches for.
+    pub(crate) fn email(&self) -> Option<Box<str>> {
+        self.jwt()?.email()
     }
 
     pub(crate) fn audit(&self) -> &Audit {

@@ -12,13 +12,14 @@ use crate::{
     secret::TokenDigest,
     store::{
         Change, Denials, JwtId, JwtRevocation, Owner, Page, Rotation, StoreError, StoreErrorKind, TokenStore,
-        Usage, UserState, UserStatus,
+        Usage, UserState, UserStatus, audit::MemoryAudit,
     },
     time::UnixTime,
     token::TokenRecord,
 };
 
-/// Keeps tokens in memory: for tests, and for services that issue their keys anew at each start.
+/// Keeps tokens in memory: for tests, and for services that issue their keys anew at each start. It also keeps
+/// the newest 10 000 audit entries.
 ///
 /// ```
 /// use keyward::{TokenManager, store::MemoryStore};
@@ -29,6 +30,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     tokens: RwLock<Tokens>,
+    pub(super) audit: MemoryAudit,
 }
 
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
-//! What every [`TokenStore`] promises, as tests for authors of stores.
+//! What every [`TokenStore`] and every [`AuditStore`] promises, as tests for authors of stores.
 //!
-//! [`check`] tries each promise on a fresh store and reports all that are broken. Each promise is also a
-//! function of its own, to run one alone while a store is being written:
+//! [`check`] and [`check_audit`] try each promise on a fresh store and report all that are broken. Each promise
+//! is also a function of its own, to run one alone while a store is being written:
 //!
 //! ```
 //! use keyward::{store::MemoryStore, testing::conformance};
@@ -24,9 +24,10 @@ use std::pin::Pin;
 use crate::{
     id::UserId,
     secret::TokenDigest,
-    store::{StoreErrorKind, TokenStore, UserState, UserStatus},
+    store::{AuditStore, StoreErrorKind, TokenStore, UserState, UserStatus},
 };
 
+pub mod auditing;
 pub mod changing;
 pub mod denying;
 mod harness;
@@ -92,6 +93,34 @@ async fn keeps_states(store: &dyn TokenStore) -> bool {
     !read_only
 }
 
+/// Checks every promise of a store of audit entries, each on a fresh one from `make`, and goes on after a broken
+/// one.
+///
+/// ```
+/// use keyward::{store::MemoryStore, testing::conformance};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// conformance::check_audit(|| async { MemoryStore::new() }).await;
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Panics
+/// Like [`check`].
+pub async fn check_audit<S, F, Fut>(make: F)
+where
+    S: AuditStore,
+    F: Fn() -> Fut,
+    Fut: Future<Output = S>,
+{
+    let mut report = harness::Report::default();
+    for (name, promise) in AUDIT_PROMISES {
+        let run = async { promise(&make().await).await };
+        report.add(name, harness::attempt(run).await);
+    }
+    report.finish();
+}
+
 /// Checks the promises that a store keeps which cannot be written. `known` is everything that it holds:
 /// for each token its owner and its digest.
 ///
@@ -130,6 +159,7 @@ pub fn promises() -> impl ExactSizeIterator<Item = &'static str> {
 
 type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 type Promise = for<'a> fn(&'a dyn TokenStore) -> Run<'a>;
+type AuditPromise = for<'a> fn(&'a dyn AuditStore) -> Run<'a>;
 type ReadOnlyPromise = for<'a> fn(&'a dyn TokenStore, &'a [(UserId, TokenDigest)]) -> Run<'a>;
 
 macro_rules! promises {
@@ -256,6 +286,18 @@ const DENYING_PROMISES: &[(&str, Promise)] = promises! { (store)
         inactive_users_get_no_tokens
         offboarding_and_inserts_do_not_mix
         revoked_jwts_are_listed_until_their_end
+    }
+};
+
+const AUDIT_PROMISES: &[(&str, AuditPromise)] = promises! { (store)
+    auditing {
+        a_fresh_log_is_empty
+        every_member_comes_back
+        later_entries_follow_earlier_ones
+        pages_join_without_gaps_or_repeats
+        filters_find_what_they_say
+        deleting_keeps_the_anchor
+        simultaneous_appends_make_one_chain
     }
 };
 
