@@ -10,8 +10,10 @@ use crate::{event::Audit, limit::FailureLimit};
 /// One request's credential, from an address that may have failed often.
 #[derive(Debug)]
 pub(crate) struct Attempt<'a> {
+    #[cfg_attr(not(feature = "_jwt"), allow(dead_code, reason = "only JWTs are judged by it"))]
     failures: Option<&'a FailureLimit>,
     /// For its clock.
+    #[cfg_attr(not(feature = "_jwt"), allow(dead_code, reason = "only JWTs are judged by it"))]
     audit: &'a Audit,
     known: AtomicBool,
 }
@@ -22,6 +24,7 @@ impl<'a> Attempt<'a> {
         Self { failures, audit, known: AtomicBool::new(false) }
     }
 
+    #[cfg_attr(not(feature = "_jwt"), allow(dead_code, reason = "only JWTs are judged by it"))]
     pub(super) fn is_suspect(&self, client_ip: Option<IpAddr>) -> bool {
         self.failures.is_some_and(|failures| failures.is_over(client_ip, self.audit.now()))
     }

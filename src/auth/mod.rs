@@ -80,6 +80,7 @@ impl<'a> RequestHead<'a> {
 
     /// Whether so many credentials from this address were wrong that an unknown one must not cost anything at once:
     /// then a verdict that costs something is pending, and the layer has its turn come or not.
+    #[cfg_attr(not(feature = "_jwt"), allow(dead_code, reason = "only JWTs are judged by it"))]
     pub(crate) fn is_suspect(&self) -> bool {
         self.attempt.is_some_and(|attempt| attempt.is_suspect(self.client_ip))
     }

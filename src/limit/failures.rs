@@ -149,6 +149,7 @@ impl FailureLimit {
     }
 
     /// Whether an address has failed as often as it may.
+    #[cfg_attr(not(feature = "_jwt"), allow(dead_code, reason = "only JWTs are judged by it"))]
     pub(crate) fn is_over(&self, client_ip: Option<IpAddr>, now: UnixTime) -> bool {
         // Nobody has failed yet.
         if self.0.table.get().is_none() {

@@ -104,6 +104,7 @@ impl Set {
         Ok(())
     }
 
+    #[cfg_attr(not(feature = "_jwt"), allow(dead_code, reason = "only JWTs are judged by it"))]
     pub(crate) fn is_over(&mut self, suspect: Suspect, limit: u32, now: UnixTime) -> bool {
         let record = self.find(suspect);
         record.is_some_and(|record| {
