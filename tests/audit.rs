@@ -125,7 +125,7 @@ impl World {
             .nest("/admin/audit", api::audit_log(log.clone()))
             .nest("/keys", api::own_tokens(tokens.clone()))
             .route("/", get(async || ""))
-            .layer(AuthLayer::new(ApiKeyAuth::new(&tokens)));
+            .layer(AuthLayer::new(ApiKeyAuth::new(&tokens)).with_failure_limit(None));
         let (stop, stopped) = oneshot::channel::<()>();
         let writing = tokio::spawn(log.clone().run(async { drop(stopped.await) }));
         Self { store, tokens, log, app, clock, seen, stop, writing }
