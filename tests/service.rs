@@ -348,12 +348,15 @@ fn another_process_sees_a_revocation_within_a_second() {
     println!("slowest of 10 revocations seen by the other process: {slowest:?}");
 }
 
+/// Where all requests come from one address and many are refused on purpose.
+const UNLIMITED: [(&str, &str); 1] = [("KEYWARD_MAX_FAILURES_PER_MINUTE", "0")];
+
 /// Kills the service in the middle of writes, again and again: what it acknowledged must hold.
 #[test]
 fn no_acknowledged_write_is_lost_by_a_kill() {
     let rounds: usize = service_process::setting("KEYWARD_KILL_ROUNDS", 20);
     let folder = scratch();
-    let mut service = Service::start(folder.path(), &[]);
+    let mut service = Service::start(folder.path(), &UNLIMITED);
     let admin = service.admin_key.clone();
     let (mut live, mut dead, mut unknown) = (Vec::new(), Vec::new(), 0);
     for round in 0..rounds {
@@ -372,7 +375,7 @@ fn no_acknowledged_write_is_lost_by_a_kill() {
             }
         }
         killer.join().unwrap();
-        service = Service::start(folder.path(), &[]);
+        service = Service::start(folder.path(), &UNLIMITED);
         assert!(service.admin_key.is_empty(), "the store is not empty");
         for (key, id) in live.iter().rev().take(20) {
             assert_eq!(
