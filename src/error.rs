@@ -209,6 +209,8 @@ pub enum Refusal {
     Unconfirmed,
     /// Its user is suspended or gone.
     UserInactive,
+    /// The token that it ends with does not work any more, or not at the moment.
+    ParentEnded,
     /// Revoked by its owner or an administrator.
     Revoked,
     /// A trap: it never works, and nobody has a reason to present it.
@@ -245,6 +247,8 @@ pub enum Refusal {
     Conflict,
     /// The user has as many active tokens as allowed.
     LimitReached,
+    /// A replaced token that is still used was to be ended.
+    StillUsed,
     /// The store did not answer, or not in time.
     StoreUnavailable,
     /// The keys of a JWT's issuer could not be fetched.
@@ -276,6 +280,7 @@ impl Refusal {
             Self::LivesTooLong => "lives_too_long",
             Self::Unconfirmed => "unconfirmed",
             Self::UserInactive => "user_inactive",
+            Self::ParentEnded => "parent_ended",
             Self::Revoked => "revoked",
             Self::Honeytoken => "honeytoken",
             Self::Disabled => "disabled",
@@ -294,6 +299,7 @@ impl Refusal {
             Self::InvalidValue => "invalid_value",
             Self::Conflict => "conflict",
             Self::LimitReached => "limit_reached",
+            Self::StillUsed => "still_used",
             Self::StoreUnavailable => "store_unavailable",
             Self::KeysUnavailable => "keys_unavailable",
         }

@@ -10,7 +10,7 @@ use crate::{
     error::ConfigError,
     event::{Audit, AuditSink, TracingSink},
     id::TokenIds,
-    manage::{Issuing, TokenManager},
+    manage::{Issuing, TokenManager, maintenance::Maintenance},
     principal::RoleDirectory,
     secret::Pepper,
     store::{
@@ -22,6 +22,24 @@ use crate::{
     time::{Clock, SystemClock},
     token::{KeyFormat, Lifetimes},
 };
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// What to do about a new token when its owner has as many active ones as allowed.
+///
+/// Active are those that are neither revoked nor expired; see
+/// [`with_max_active`](TokenManagerBuilder::with_max_active).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// Refuse it.
+    #[default]
+    Refuse,
+    /// Revoke the one that was unused for the longest, never the one that is presented: for scripts that make
+    /// a key at each run and never clean up. A token that was never used counts from its creation. One gives
+    /// way to one: where there are more than allowed, since the limit was lowered, they do not all go at once.
+    RevokeLongestUnused,
+}
 
 /// Makes a [`TokenManager`] with other settings than the defaults.
 ///
@@ -48,6 +66,9 @@ pub struct TokenManagerBuilder {
     staleness: Duration,
     capacity: usize,
     max_active: Option<u32>,
+    when_full: WhenFull,
+    retention: Duration,
+    warnings: Vec<Duration>,
 }
 
 impl fmt::Debug for TokenManagerBuilder {
@@ -69,6 +90,9 @@ impl TokenManagerBuilder {
             staleness: Duration::from_secs(5),
             capacity: 100_000,
             max_active: Some(100),
+            when_full: WhenFull::Refuse,
+            retention: 30 * DAY,
+            warnings: vec![30 * DAY, 7 * DAY, DAY],
         }
     }
 
@@ -136,6 +160,26 @@ impl TokenManagerBuilder {
         self
     }
 
+    /// What to do when a user has as many active tokens as they may; [`WhenFull::Refuse`] by default.
+    pub fn with_when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// For how long tokens are kept after they ended, before the background work removes them for good; 30 days.
+    /// What is removed is in no list, and its use is that of an unknown key.
+    pub fn with_retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// How long before a token expires the background work sends
+    /// [`EventKind::TokenExpiring`](crate::event::EventKind::TokenExpiring), once each; 30, 7 and 1 days.
+    pub fn with_expiry_warnings(mut self, ahead: impl IntoIterator<Item = Duration>) -> Self {
+        self.warnings = ahead.into_iter().collect();
+        self
+    }
+
     /// The manager.
     #[must_use]
     pub fn build(self) -> TokenManager {
@@ -151,11 +195,14 @@ impl TokenManagerBuilder {
             staleness: self.staleness,
             denied: Denied::default(),
             usage: UsageQueue::default(),
+            families: AtomicBool::new(false),
             store_down: AtomicBool::new(false),
         });
         let issuing = Issuing {
             ids: TokenIds::default(),
             max_active: self.max_active,
+            when_full: self.when_full,
+            maintenance: Maintenance::new(self.retention, self.warnings),
             rights: tokio::sync::RwLock::default(),
             health: tokio::sync::Mutex::default(),
         };

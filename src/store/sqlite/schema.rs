@@ -9,7 +9,7 @@ use crate::store::StoreErrorKind;
 pub(super) const APPLICATION_ID: i32 = 0x6b77_7264;
 
 /// One script for each version; a version, once released, never changes.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE tokens (
         n INTEGER PRIMARY KEY,
@@ -75,6 +75,11 @@ const MIGRATIONS: [&str; 3] = [
     ALTER TABLE tokens ADD COLUMN honeytoken INTEGER;
     CREATE INDEX tokens_parent ON tokens (parent) WHERE parent IS NOT NULL;
     CREATE INDEX tokens_created_by ON tokens (created_by) WHERE created_by IS NOT NULL;
+",
+    "
+    ALTER TABLE tokens ADD COLUMN warn_from INTEGER DEFAULT 0;
+    CREATE INDEX tokens_warn_from ON tokens (warn_from)
+        WHERE warn_from IS NOT NULL AND expires_at IS NOT NULL AND revoked_at IS NULL AND successor IS NULL;
 ",
 ];
 
