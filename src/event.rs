@@ -67,10 +67,16 @@ pub enum EventKind {
     TokenEnabled,
     /// A token got a successor.
     TokenRotated,
+    /// The overlap of a replaced token was ended before its time.
+    RotationFinished,
     /// A token was revoked.
     TokenRevoked,
     /// All tokens of a user were revoked; how many had not been before.
     TokensRevoked(u64),
+    /// A token will expire; in how many days, the last of them begun or not.
+    TokenExpiring(u32),
+    /// So many tokens that had ended long ago were removed from the store.
+    TokensRemoved(u64),
     /// All credentials of a user are refused until they are restored.
     UserSuspended,
     /// A user's credentials work again.
@@ -132,8 +138,11 @@ impl EventKind {
             Self::TokenDisabled => "token.disabled",
             Self::TokenEnabled => "token.enabled",
             Self::TokenRotated => "token.rotated",
+            Self::RotationFinished => "token.rotation_finished",
             Self::TokenRevoked => "token.revoked",
             Self::TokensRevoked(_) => "tokens.revoked",
+            Self::TokenExpiring(_) => "token.expiring",
+            Self::TokensRemoved(_) => "tokens.removed",
             Self::UserSuspended => "user.suspended",
             Self::UserRestored => "user.restored",
             Self::UserOffboarded(_) => "user.offboarded",
@@ -246,8 +255,8 @@ impl<A: AuditSink + ?Sized> AuditSink for Arc<A> {
 
 /// Writes events as [`tracing`] events with the target [`TRACING_TARGET`]; the default sink.
 ///
-/// Alerts are at WARN with the message `security alert`, refusals and changes at INFO, reads and granted
-/// requests at DEBUG. The field names are stable:
+/// Alerts are at WARN with the message `security alert`, operations that failed and expiries that come near at
+/// WARN, refusals and changes at INFO, reads and granted requests at DEBUG. The field names are stable:
 ///
 /// | field | holds |
 /// |---|---|
@@ -281,7 +290,9 @@ impl AuditSink for TracingSink {
                     request.id = event.request_id.as_deref().map(tracing::field::debug),
                     reason = event.reason.as_deref().map(tracing::field::debug),
                     count = match event.kind {
-                        EventKind::TokensRevoked(count) | EventKind::UserOffboarded(count) => Some(count),
+                        EventKind::TokensRevoked(count)
+                        | EventKind::TokensRemoved(count)
+                        | EventKind::UserOffboarded(count) => Some(count),
                         _ => None,
                     },
                     $message
@@ -290,7 +301,7 @@ impl AuditSink for TracingSink {
         }
         match event.kind {
             EventKind::Alert(_) => write_line!(WARN, "security alert"),
-            EventKind::OperationFailed => write_line!(WARN, "audit"),
+            EventKind::OperationFailed | EventKind::TokenExpiring(_) => write_line!(WARN, "audit"),
             EventKind::TokenRead
             | EventKind::TokensListed
             | EventKind::UserRead
