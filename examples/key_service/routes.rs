@@ -35,10 +35,13 @@ pub(crate) fn app(
 ) -> Result<Router, ConfigError> {
     let keys = OwnTokens::new(tokens.clone()).debug_ownership(settings.debug_ownership).into_router();
     let jobs = Jobs::default();
+    let admin = Router::new()
+        .nest("/tokens", api::admin_tokens(tokens.clone()))
+        .route("/cleanup", api::admin_cleanup(tokens.clone()));
     // Everything below these prefixes is behind the layer, whether a route is there or not.
     let protected = Router::new()
         .nest("/api", Router::new().nest("/keys", keys).fallback(not_found))
-        .nest("/admin", Router::new().nest("/tokens", api::admin_tokens(tokens.clone())).fallback(not_found))
+        .nest("/admin", admin.fallback(not_found))
         .nest("/jobs", job_routes(jobs.clone()).fallback(not_found))
         .nest("/users", user_routes(jobs)?.fallback(not_found))
         .route("/whoami", get(whoami))
