@@ -10,8 +10,11 @@
 //! | `floor` | the least that a key check can be: header, SHA-256, one look-up, the same two extensions |
 //! | `hit` | the layer with its defaults, the key in the cache |
 //! | `floor_ip`, `hit_ip` | both with the peer's address known; the key is limited to it |
+//! | `hit_rate`, `hit_quota` | `hit` with a key that has a rate limit, or a quota; the response says where it stands |
+//! | `hit_suspect` | `hit_ip` from an address that has failed too often |
 //! | `miss` | the layer with a cache that forgets at once, the memory store behind it |
 //! | `junk_checksum`, `junk_prefix` | keys that were never issued, as far as the verdict |
+//! | `junk_counted`, `junk_over` | `junk_checksum` and the count of its failure, below the limit and beyond it |
 //! | `revoked` | a revoked key that the cache remembers; includes a copy of the request |
 //! | `copy` | what copying and dropping the request costs in `revoked` |
 //! | `hand` | what a careful user writes: tower-http's async authorization, SHA-256 and a map |
@@ -27,14 +30,17 @@ mod support;
 mod floor;
 #[path = "support/runs.rs"]
 mod runs;
+#[path = "support/turns.rs"]
+mod turns;
 
-use std::{env, hint::black_box, process::ExitCode, sync::Arc, time::Duration};
+use std::{hint::black_box, num::NonZeroU32, process::ExitCode, sync::Arc, time::Duration};
 
 use http::{Extensions, Request, StatusCode};
 use keyward::{
     AuthLayer, Principal, TokenManager, UserId,
     auth::{ApiKeyAuth, Authenticator, CredentialReader, RequestHead, Verdict},
     event::{AuditSink, Event},
+    limit::{FailureLimit, Limits, Quota, QuotaPeriod, RateLimit},
     manage::{NewToken, TokenManagerBuilder},
     net::{IpList, PeerAddr},
     store::MemoryStore,
@@ -47,13 +53,10 @@ use crate::{
     floor::{FloorLayer, Hand, HandUser},
     runs::{Run, accepted, refused},
     support::{
-        alloc::{allocated, settle},
-        measure::{
-            counted, instructions_each, is_bench, mark_regions, median, percentile, setting, thread_time,
-        },
-        report::{Gate, Report, number},
+        report::{Gate, Report},
         service::{NoOp, arrived, block_on, request, send},
     },
+    turns::{Case, Results, run_all},
 };
 
 const USER: &str = "alice";
@@ -63,138 +66,62 @@ const PEER: PeerAddr =
 /// Every map holds the same number of keys.
 const OTHER_KEYS: u32 = 1000;
 
-/// How many times a case runs between the second pair of breakpoints, beyond once.
-const COUNTED: u64 = 10;
-
-/// A case runs for so many nanoseconds in each round.
-const BATCH: f64 = 2e6;
-
-type Case = (&'static str, fn() -> Run);
-
 const CASES: &[Case] = &[
     ("none", none),
     ("floor", floor),
     ("hit", hit),
     ("floor_ip", floor_ip),
     ("hit_ip", hit_ip),
+    ("hit_rate", hit_rate),
+    ("hit_quota", hit_quota),
+    ("hit_suspect", hit_suspect),
     ("miss", miss),
     ("junk_checksum", junk_checksum),
     ("junk_prefix", junk_prefix),
+    ("junk_counted", junk_counted),
+    ("junk_over", junk_over),
     ("revoked", revoked),
     ("copy", copy),
     ("hand", hand),
 ];
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let _timers = runtime.enter();
-    let arguments: Vec<String> = env::args().collect();
-    if let Some(("--one", name)) =
-        arguments.get(1).map(String::as_str).zip(arguments.get(2).map(String::as_str))
-    {
-        let (_, case) = CASES.iter().find(|(case, _)| *case == name).expect("a case");
-        let mut run = case();
-        run(3);
-        mark_regions(COUNTED, run);
-        return ExitCode::SUCCESS;
-    }
-    let mut runs: Vec<Run> = CASES.iter().map(|(_, case)| case()).collect();
-    if !is_bench() {
-        runs.iter_mut().for_each(|run| run(3));
-        return ExitCode::SUCCESS;
-    }
-    settle();
-    let results = measure(&mut runs);
-    print_table(&results);
-    judge(&results).exit_code()
+    run_all(CASES, judge)
 }
 
-/// What was measured of one case.
-struct Measured {
-    name: &'static str,
-    /// Nanoseconds each, one for each round.
-    times: Vec<f64>,
-    instructions: Option<f64>,
-    allocations: f64,
-}
-
-fn measure(runs: &mut [Run]) -> Vec<Measured> {
-    let rounds = setting("KEYWARD_ROUNDS").and_then(|rounds| rounds.to_str()?.parse().ok()).unwrap_or(41);
-    let batches: Vec<u64> =
-        runs.iter_mut().map(|run| (BATCH / time_each(run, 200)).max(1.0) as u64).collect();
-    let names = CASES.iter().map(|(name, _)| *name);
-    let mut results: Vec<Measured> = names.zip(runs.iter_mut()).map(|(name, run)| start(name, run)).collect();
-    for _ in 0..rounds {
-        for ((run, batch), result) in runs.iter_mut().zip(&batches).zip(&mut results) {
-            result.times.push(time_each(run, *batch));
-        }
-    }
-    results
-}
-
-fn time_each(run: &mut Run, times: u64) -> f64 {
-    let start = thread_time();
-    run(times);
-    (thread_time() - start) / times as f64
-}
-
-/// Counts what needs no rounds: it is the same each time.
-fn start(name: &'static str, run: &mut Run) -> Measured {
-    const TIMES: u64 = 1000;
-    run(3);
-    let before = allocated().blocks;
-    run(TIMES);
-    let allocations = (allocated().blocks - before) as f64 / TIMES as f64;
-    let regions = counted(&["--one", name]);
-    let instructions = regions.map(|(regions, _)| match regions.as_slice() {
-        [once, again] => instructions_each(*once, *again, COUNTED),
-        other => unreachable!("two regions are marked, not {}", other.len()),
-    });
-    Measured { name, times: Vec::new(), instructions, allocations }
-}
-
-fn print_table(results: &[Measured]) {
-    println!(
-        "{:<14} {:>10} {:>10} {:>12} {:>11}",
-        "case", "ns median", "ns p10", "instructions", "allocations"
-    );
-    for result in results {
-        let times = || result.times.iter().copied();
-        println!(
-            "{:<14} {:>10.1} {:>10.1} {:>12} {:>11.2}",
-            result.name,
-            median(times()),
-            percentile(times(), 10),
-            number(result.instructions),
-            result.allocations
-        );
-    }
-}
-
-fn judge(results: &[Measured]) -> Report {
+fn judge(results: &Results) -> Report {
     let mut report = Report::default();
-    let find = |name: &str| results.iter().find(|result| result.name == name).expect("a case");
     for (case, base, instructions, time, gate) in [
         ("hit", "floor", 1.2, 1.3, Gate::Must),
         ("hit_ip", "floor_ip", 1.2, 1.3, Gate::Must),
         ("junk_checksum", "floor", 1.0, 1.0, Gate::Must),
         ("junk_prefix", "floor", 1.0, 1.0, Gate::Must),
+        ("junk_counted", "floor", 1.0, 1.0, Gate::Must),
+        ("junk_over", "floor", 1.0, 1.0, Gate::Must),
+        ("hit_suspect", "hit_ip", 1.01, 1.1, Gate::Must),
+        ("hit_rate", "hit", 0.0, 0.0, Gate::Told),
+        ("hit_quota", "hit", 0.0, 0.0, Gate::Told),
         ("hit", "hand", 1.0, 1.0, Gate::Warn),
         ("miss", "floor", 0.0, 0.0, Gate::Told),
         ("revoked", "floor", 0.0, 0.0, Gate::Told),
         ("hand", "floor", 0.0, 0.0, Gate::Told),
     ] {
-        let (of, to) = (find(case), find(base));
-        let counted = of.instructions.zip(to.instructions).map(|(of, to)| of / to);
+        let (of, to) = (results.find(case), results.find(base));
+        let counted = of.instructions_over(to);
         report.line(&format!("ratio {case}/{base} instructions"), counted, instructions, gate);
-        let ratios = of.times.iter().zip(&to.times).map(|(of, to)| of / to);
         let gate = if gate == Gate::Told { Gate::Told } else { Gate::Warn };
-        report.line(&format!("ratio {case}/{base} time"), Some(median(ratios)), time, gate);
+        report.line(&format!("ratio {case}/{base} time"), Some(of.time_over(to)), time, gate);
     }
-    for (case, base) in
-        [("hit", "floor"), ("hit_ip", "floor_ip"), ("junk_checksum", "none"), ("junk_prefix", "none")]
-    {
-        let beyond = find(case).allocations - find(base).allocations;
+    for (case, base) in [
+        ("hit", "floor"),
+        ("hit_ip", "floor_ip"),
+        ("hit_suspect", "floor_ip"),
+        ("junk_checksum", "none"),
+        ("junk_prefix", "none"),
+        ("junk_counted", "none"),
+        ("junk_over", "none"),
+    ] {
+        let beyond = results.find(case).allocations - results.find(base).allocations;
         report.line(&format!("allocations {case}-{base}"), Some(beyond), 0.0, Gate::Must);
     }
     report
@@ -258,6 +185,31 @@ fn hit() -> Run {
     accepted(layer.layer(NoOp), request(&key), Extensions::new, 2)
 }
 
+fn hit_limited(limits: Limits) -> Run {
+    let (layer, key, _) = keyward_hit(NewToken::named("bench").with_limits(limits), Extensions::new);
+    accepted(layer.layer(NoOp), request(&key), Extensions::new, 2)
+}
+
+fn hit_rate() -> Run {
+    let rate = RateLimit::new(4_000_000_000, Duration::from_secs(1)).expect("a rate limit");
+    hit_limited(Limits::default().with_rate(Some(rate)))
+}
+
+fn hit_quota() -> Run {
+    let quota = Quota::new(4_000_000_000, QuotaPeriod::Month).expect("a quota");
+    hit_limited(Limits::default().with_quota(Some(quota)))
+}
+
+fn hit_suspect() -> Run {
+    let (layer, key, _) = keyward_hit(limited(), with_peer);
+    let failures = FailureLimit::per_minute(NonZeroU32::MIN);
+    for _ in 0..2 {
+        let _ = failures.count(Some(PEER.0.ip()), SystemClock.now());
+    }
+    let layer = layer.with_failure_limit(Some(failures));
+    accepted(layer.layer(NoOp), request(&key), with_peer, 3)
+}
+
 fn limited() -> NewToken {
     let addresses = IpList::new(["198.51.100.0/24", "192.0.2.0/24"]).expect("networks");
     NewToken::named("bench").with_allowed_ips(addresses)
@@ -302,6 +254,28 @@ fn verdicts(key: &str, expected: fn(&Verdict) -> bool) -> Run {
     })
 }
 
+/// A run of verdicts over a junk key, whose failures are counted as the layer does.
+fn counted_failures(limit: NonZeroU32, clock: impl Clock, is_within: bool) -> Run {
+    let failures = FailureLimit::per_minute(limit);
+    let client = Some(PEER.0.ip());
+    let mut junk = junk_checksum();
+    let _ = failures.count(client, clock.now());
+    Box::new(move |times| {
+        for _ in 0..times {
+            junk(1);
+            assert_eq!(failures.count(client, clock.now()).is_ok(), is_within);
+        }
+    })
+}
+
+fn junk_counted() -> Run {
+    counted_failures(NonZeroU32::MAX, SystemClock, true)
+}
+
+fn junk_over() -> Run {
+    counted_failures(NonZeroU32::MIN, still(), false)
+}
+
 fn junk_checksum() -> Run {
     let is_refused = |verdict: &Verdict| matches!(verdict, Verdict::Decided(Err(_)));
     verdicts("kw_live_10123456789ABCDEFGHIJKLMNOPQRSTU1G9zjb", is_refused)
@@ -325,7 +299,9 @@ fn revoked() -> Run {
     let (tokens, key, id) = manager_with_key(builder, NewToken::named("bench"));
     warm(&tokens, &key);
     block_on(tokens.revoke(&UserId::new(USER).expect("a user id"), id)).expect("its owner can revoke it");
-    refused(AuthLayer::new(ApiKeyAuth::new(&tokens)).layer(NoOp), request(&key))
+    let layer = AuthLayer::new(ApiKeyAuth::new(&tokens));
+    let failures = FailureLimit::per_minute(NonZeroU32::MAX);
+    refused(layer.with_failure_limit(Some(failures)).layer(NoOp), request(&key))
 }
 
 fn copy() -> Run {

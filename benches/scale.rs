@@ -50,7 +50,7 @@ static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const HOT: usize = 1000;
 /// So many keys stand for all of them in uniform access.
 const SAMPLE: usize = 65_536;
-/// So many look-ups are counted, beyond one.
+/// So many look-ups are counted.
 const COUNTED: u64 = 30;
 const ROUNDS: usize = 21;
 /// The number of keys at which memory is judged.
@@ -123,7 +123,7 @@ fn look_up_and_count(sizes: &[usize]) -> Vec<Looked> {
     let Some((regions, output)) = counted(&["--child"]) else { return look_up(sizes, false) };
     let mut looked: Vec<Looked> = output.lines().filter_map(Looked::parse).collect();
     let mut each =
-        regions.as_chunks::<2>().0.iter().map(|[once, again]| instructions_each(*once, *again, COUNTED));
+        regions.as_chunks::<2>().0.iter().map(|[none, some]| instructions_each(*none, *some, COUNTED));
     for looked in &mut looked {
         looked.instructions = each.next().zip(each.next());
     }

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::id::{TokenId, UserId};
 
@@ -15,7 +15,7 @@ use crate::id::{TokenId, UserId};
 ///
 /// ```
 /// use keyward::{AuthError, AuthErrorKind};
-/// use http::StatusCode;
+/// use http::{HeaderMap, StatusCode};
 ///
 /// let error = AuthError::from(AuthErrorKind::Unavailable);
 /// assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -28,7 +28,16 @@ pub struct AuthError {
     reason: Option<Refusal>,
     token: Option<TokenId>,
     owner: Option<UserId>,
+    /// In whole seconds; zero where waiting is not asked for.
+    retry_after: u32,
+    details: Option<Box<Details>>,
+}
+
+/// What only some errors have.
+#[derive(Clone, Debug, Default)]
+struct Details {
     required_scope: Option<Box<str>>,
+    headers: HeaderMap,
 }
 
 /// The kinds of refusal that a client can tell apart. Each has one status code and one body.
@@ -47,6 +56,8 @@ pub enum AuthErrorKind {
     Forbidden,
     /// Somebody else's resource, or none at all: 404.
     NotFound,
+    /// A rate limit or quota of the credential is used up, or the client failed too often: 429.
+    TooManyRequests,
     /// The store cannot be asked at the moment: 503.
     Unavailable,
     /// A guard or extractor runs without the layer that it needs: 500, and a log line names the fix.
@@ -62,6 +73,7 @@ impl AuthErrorKind {
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::InsufficientScope | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -76,6 +88,7 @@ impl AuthErrorKind {
             Self::InsufficientScope => "The credential does not have the scope that this needs.",
             Self::Forbidden => "The credential may not be used for this.",
             Self::NotFound => "There is no such resource.",
+            Self::TooManyRequests => "Too many requests; wait for as long as `Retry-After` says.",
             Self::Unavailable => "The service cannot do this at the moment; try again shortly.",
             Self::Misconfigured => "The service is not set up correctly.",
         }
@@ -106,7 +119,23 @@ impl AuthError {
 
     pub(crate) fn needs_scope(scope: &str) -> Self {
         let error = Self::because(AuthErrorKind::InsufficientScope, Refusal::MissingScope);
-        Self { required_scope: Some(scope.into()), ..error }
+        error.with_details(|details| details.required_scope = Some(scope.into()))
+    }
+
+    /// The client shall wait, for whole seconds and at least one.
+    pub(crate) fn retry_in(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
+        Self { retry_after: u32::try_from(seconds).unwrap_or(u32::MAX), ..self }
+    }
+
+    /// The response also tells this.
+    pub(crate) fn with_headers(self, headers: HeaderMap) -> Self {
+        self.with_details(|details| details.headers = headers)
+    }
+
+    fn with_details(mut self, set: impl FnOnce(&mut Details)) -> Self {
+        set(self.details.get_or_insert_default());
+        self
     }
 
     /// What the client may know.
@@ -121,29 +150,37 @@ impl AuthError {
         self.kind.status()
     }
 
-    /// The gRPC status code: 3, 5, 7, 13, 14 or 16.
+    /// The gRPC status code: 3, 5, 7, 8, 13, 14 or 16.
     #[must_use]
     pub fn grpc_status(&self) -> u8 {
         match self.kind {
             AuthErrorKind::BadRequest => 3,
             AuthErrorKind::NotFound => 5,
             AuthErrorKind::InsufficientScope | AuthErrorKind::Forbidden => 7,
+            AuthErrorKind::TooManyRequests => 8,
             AuthErrorKind::Misconfigured => 13,
             AuthErrorKind::Unavailable => 14,
             AuthErrorKind::Missing | AuthErrorKind::Invalid => 16,
         }
     }
 
-    /// How long the client should wait before it tries again, in whole seconds; only for 503.
+    /// How long the client should wait before it tries again, in whole seconds, at least one; only for 429
+    /// and 503.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        (self.kind == AuthErrorKind::Unavailable).then_some(Duration::from_secs(1))
+        let waits = matches!(self.kind, AuthErrorKind::TooManyRequests | AuthErrorKind::Unavailable);
+        waits.then_some(Duration::from_secs(self.retry_after.max(1).into()))
     }
 
     /// The scope that was missing, for the challenge of a 403 (RFC 6750, section 3).
     #[must_use]
     pub fn required_scope(&self) -> Option<&str> {
-        self.required_scope.as_deref()
+        self.details.as_ref()?.required_scope.as_deref()
+    }
+
+    /// What the response tells beside the error.
+    pub(crate) fn headers(&self) -> Option<&HeaderMap> {
+        self.details.as_ref().map(|details| &details.headers)
     }
 
     pub(crate) fn reason(&self) -> Option<Refusal> {
@@ -161,7 +198,7 @@ impl AuthError {
 
 impl From<AuthErrorKind> for AuthError {
     fn from(kind: AuthErrorKind) -> Self {
-        Self { kind, reason: None, token: None, owner: None, required_scope: None }
+        Self { kind, reason: None, token: None, owner: None, retry_after: 0, details: None }
     }
 }
 
@@ -207,6 +244,8 @@ pub enum Refusal {
     LivesTooLong,
     /// A JWT that is bound to a proof of possession, which is missing or wrong.
     Unconfirmed,
+    /// The user that a JWT stands for could not be found out in time.
+    UserLookup,
     /// Its user is suspended or gone.
     UserInactive,
     /// The token that it ends with does not work any more, or not at the moment.
@@ -249,6 +288,14 @@ pub enum Refusal {
     LimitReached,
     /// A replaced token that is still used was to be ended.
     StillUsed,
+    /// The token's rate limit, or that of its owner, is used up for the moment.
+    RateLimited,
+    /// The token's quota is used up for this day or month.
+    QuotaExhausted,
+    /// Too many credentials from the client's address were wrong.
+    TooManyFailures,
+    /// As many credentials from the client's address were being looked up as may be wrong, and none was done in time.
+    TooManyAtOnce,
     /// The store did not answer, or not in time.
     StoreUnavailable,
     /// The keys of a JWT's issuer could not be fetched.
@@ -279,6 +326,7 @@ impl Refusal {
             Self::NotYetValid => "not_yet_valid",
             Self::LivesTooLong => "lives_too_long",
             Self::Unconfirmed => "unconfirmed",
+            Self::UserLookup => "user_lookup",
             Self::UserInactive => "user_inactive",
             Self::ParentEnded => "parent_ended",
             Self::Revoked => "revoked",
@@ -300,6 +348,10 @@ impl Refusal {
             Self::Conflict => "conflict",
             Self::LimitReached => "limit_reached",
             Self::StillUsed => "still_used",
+            Self::RateLimited => "rate_limited",
+            Self::QuotaExhausted => "quota_exhausted",
+            Self::TooManyFailures => "too_many_failures",
+            Self::TooManyAtOnce => "too_many_at_once",
             Self::StoreUnavailable => "store_unavailable",
             Self::KeysUnavailable => "keys_unavailable",
         }

@@ -1,6 +1,16 @@
 //! What happened, for those who must know: typed [`Event`]s and the [`AuditSink`] that receives them.
+//!
+//! Several sinks at once are a tuple, `(TracingSink, other)`, or a `Vec` of boxes. The module
+//! [`audit`](crate::audit) keeps events in a store, and sends them elsewhere.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Refusal,
@@ -9,11 +19,36 @@ use crate::{
     time::{Clock, SystemClock, UnixTime},
 };
 
+mod fan_out;
+mod json;
+#[cfg(feature = "api")]
+mod request;
+mod tracing_sink;
+
+#[cfg(feature = "api")]
+pub(crate) use request::InRequest;
+pub use tracing_sink::TracingSink;
+
 /// The target of every line that [`TracingSink`] writes; use it in filters, such as
 /// `RUST_LOG=info,keyward::audit=debug`.
 pub const TRACING_TARGET: &str = "keyward::audit";
 
 /// One thing that happened to a token, a request or a right. It never holds a secret.
+///
+/// As JSON it has these members, all of them always, in this order; what is not known is `null`:
+///
+/// | member | holds |
+/// |---|---|
+/// | `at` | when, in RFC 3339 and UTC |
+/// | `event` | [`EventKind::name`] |
+/// | `alert` | [`EventKind::is_alert`] |
+/// | `outcome` | `success`, `refused` or `failed` |
+/// | `actor`, `actor_email` | who did it |
+/// | `user_id` | whose it was |
+/// | `token_id`, `client_ip`, `request_id` | with which token, from where, in which request |
+/// | `refusal` | [`Refusal::as_str`] of a refusal |
+/// | `reason` | the reason of an administrator, or details |
+/// | `count` | [`EventKind::count`] |
 ///
 /// ```
 /// use keyward::event::{AuditSink, Event, EventKind};
@@ -37,6 +72,9 @@ pub struct Event {
     pub kind: EventKind,
     /// Who did it, if known.
     pub actor: Option<UserId>,
+    /// The e-mail address of who did it, if the issuer of their JWT says one and does not say that it is
+    /// unverified.
+    pub actor_email: Option<Box<str>>,
     /// Whose token or resource it was, if known.
     pub owner: Option<UserId>,
     /// The token that it was about, or that was presented.
@@ -100,6 +138,20 @@ pub enum EventKind {
     AccessRefused(Refusal),
     /// An administrator acts on what is not theirs.
     AdminOverride,
+    /// The stored audit log was read.
+    AuditRead,
+    /// The stored audit log was verified; how many entries it has.
+    AuditVerified(u64),
+    /// Old entries of the stored audit log were deleted; how many.
+    AuditPruned(u64),
+    /// Events were lost on their way, since a queue was full or its destination did not take them. It is an
+    /// alert if alerts are among them.
+    AuditDropped {
+        /// How many, alerts included.
+        events: u64,
+        /// How many of them were alerts.
+        alerts: u64,
+    },
     /// Something that a person should look at.
     Alert(Alert),
 }
@@ -114,6 +166,9 @@ pub enum Alert {
     ForeignRecord,
     /// A revoked token was presented.
     RevokedTokenUsed,
+    /// More credentials from one address were wrong than allowed; said once until it keeps to the limit for a
+    /// minute.
+    BruteForce,
     /// The store stopped answering; said once until a call of any kind succeeds again.
     StoreUnavailable,
     /// The store answers again.
@@ -124,6 +179,33 @@ pub enum Alert {
     KeysRecovered,
     /// An issuer's key set holds a key that must not be there, such as a symmetric one; it is not used.
     KeyRefused,
+    /// The stored audit log is not what was written; the reason says which entry.
+    AuditTampered,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(clippy::exhaustive_enums, reason = "it was done, somebody said no, or it did not work")]
+pub enum Outcome {
+    /// It was done.
+    Success,
+    /// keyward said no.
+    Refused,
+    /// Something did not work, or nobody knows whether it did.
+    Failed,
+}
+
+impl Outcome {
+    /// The stable name: `success`, `refused` or `failed`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl EventKind {
@@ -154,6 +236,10 @@ impl EventKind {
             Self::AccessGranted => "access.granted",
             Self::AccessRefused(_) => "access.refused",
             Self::AdminOverride => "admin.override",
+            Self::AuditRead => "audit.read",
+            Self::AuditVerified(_) => "audit.verified",
+            Self::AuditPruned(_) => "audit.pruned",
+            Self::AuditDropped { .. } => "audit.dropped",
             Self::Alert(alert) => alert.name(),
         }
     }
@@ -161,7 +247,33 @@ impl EventKind {
     /// Whether a person should look at it.
     #[must_use]
     pub const fn is_alert(self) -> bool {
-        matches!(self, Self::Alert(_))
+        matches!(self, Self::Alert(_) | Self::AuditDropped { alerts: 1.., .. })
+    }
+
+    /// How it ended.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::OperationRefused(_) | Self::AccessRefused(_) => Outcome::Refused,
+            Self::OperationFailed | Self::AuditDropped { .. } => Outcome::Failed,
+            Self::Alert(alert) => alert.outcome(),
+            _ => Outcome::Success,
+        }
+    }
+
+    /// How many tokens, entries, events or days it is about, where that is a number of its own.
+    #[must_use]
+    pub const fn count(self) -> Option<u64> {
+        match self {
+            Self::TokenExpiring(days) => Some(days as u64),
+            Self::TokensRevoked(count)
+            | Self::TokensRemoved(count)
+            | Self::UserOffboarded(count)
+            | Self::AuditVerified(count)
+            | Self::AuditPruned(count)
+            | Self::AuditDropped { events: count, .. } => Some(count),
+            _ => None,
+        }
     }
 
     /// The exact reason of a refusal.
@@ -182,11 +294,27 @@ impl Alert {
             Self::ForeignAccess => "foreign_access",
             Self::ForeignRecord => "foreign_record",
             Self::RevokedTokenUsed => "revoked_token_used",
+            Self::BruteForce => "brute_force",
             Self::StoreUnavailable => "store_unavailable",
             Self::StoreRecovered => "store_recovered",
             Self::KeysUnavailable => "keys_unavailable",
             Self::KeysRecovered => "keys_recovered",
             Self::KeyRefused => "key_refused",
+            Self::AuditTampered => "audit_tampered",
+        }
+    }
+
+    /// How it ended: whether what raised this alert was done, refused or did not work.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::StoreRecovered | Self::KeysRecovered => Outcome::Success,
+            Self::ForeignAccess
+            | Self::ForeignRecord
+            | Self::RevokedTokenUsed
+            | Self::BruteForce
+            | Self::KeyRefused => Outcome::Refused,
+            Self::StoreUnavailable | Self::KeysUnavailable | Self::AuditTampered => Outcome::Failed,
         }
     }
 }
@@ -197,6 +325,7 @@ impl Event {
             at: UnixTime::EPOCH,
             kind,
             actor: None,
+            actor_email: None,
             owner: None,
             token: None,
             client_ip: None,
@@ -211,6 +340,11 @@ impl Event {
 
     pub(crate) fn by(mut self, actor: &UserId) -> Self {
         self.actor = Some(actor.clone());
+        self
+    }
+
+    pub(crate) fn with_email(mut self, email: Option<Box<str>>) -> Self {
+        self.actor_email = email;
         self
     }
 
@@ -253,66 +387,6 @@ impl<A: AuditSink + ?Sized> AuditSink for Arc<A> {
     }
 }
 
-/// Writes events as [`tracing`] events with the target [`TRACING_TARGET`]; the default sink.
-///
-/// Alerts are at WARN with the message `security alert`, operations that failed and expiries that come near at
-/// WARN, refusals and changes at INFO, reads and granted requests at DEBUG. The field names are stable:
-///
-/// | field | holds |
-/// |---|---|
-/// | `event.name` | [`EventKind::name`] |
-/// | `error.type` | [`Refusal::as_str`] of a refusal |
-/// | `actor.id`, `user.id` | who did it, and whose it was |
-/// | `token.id` | the token |
-/// | `client.address` | the client's address |
-/// | `request.id` | the request's id |
-/// | `reason` | the reason of an administrator, or details |
-/// | `count` | how many tokens |
-///
-/// Texts are written with escapes, so that no name can start a new line.
-#[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::exhaustive_structs, reason = "it has no settings")]
-pub struct TracingSink;
-
-impl AuditSink for TracingSink {
-    fn record(&self, event: &Event) {
-        macro_rules! write_line {
-            ($level:ident, $message:literal) => {
-                tracing::event!(
-                    target: TRACING_TARGET,
-                    tracing::Level::$level,
-                    event.name = event.kind.name(),
-                    error.type = event.kind.refusal().map(Refusal::as_str),
-                    actor.id = event.actor.as_ref().map(tracing::field::debug),
-                    user.id = event.owner.as_ref().map(tracing::field::debug),
-                    token.id = event.token.as_ref().map(tracing::field::display),
-                    client.address = event.client_ip.as_ref().map(tracing::field::display),
-                    request.id = event.request_id.as_deref().map(tracing::field::debug),
-                    reason = event.reason.as_deref().map(tracing::field::debug),
-                    count = match event.kind {
-                        EventKind::TokensRevoked(count)
-                        | EventKind::TokensRemoved(count)
-                        | EventKind::UserOffboarded(count) => Some(count),
-                        _ => None,
-                    },
-                    $message
-                )
-            };
-        }
-        match event.kind {
-            EventKind::Alert(_) => write_line!(WARN, "security alert"),
-            EventKind::OperationFailed | EventKind::TokenExpiring(_) => write_line!(WARN, "audit"),
-            EventKind::TokenRead
-            | EventKind::TokensListed
-            | EventKind::UserRead
-            | EventKind::AccessGranted => {
-                write_line!(DEBUG, "audit");
-            }
-            _ => write_line!(INFO, "audit"),
-        }
-    }
-}
-
 /// Where events go, and the clock that dates them. Cloning shares both.
 ///
 /// ```
@@ -347,11 +421,25 @@ impl Audit {
         Self(Arc::new(AuditTo { sink, clock }))
     }
 
+    /// The time by the clock that dates events.
+    pub(crate) fn now(&self) -> UnixTime {
+        self.0.clock.now()
+    }
+
     pub(crate) fn emit(&self, mut event: Event) {
         event.at = self.0.clock.now();
-        // A sink that panics, such as one that writes to a closed pipe, must not take the request along.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.0.sink.record(&event)));
+        #[cfg(feature = "api")]
+        {
+            event.request_id = event.request_id.or_else(request::current);
+        }
+        record_surely(&*self.0.sink, &event);
     }
+}
+
+/// A sink that panics, such as one that writes to a closed pipe, must take neither the request along nor the
+/// sinks beside it.
+fn record_surely(sink: &dyn AuditSink, event: &Event) {
+    let _ = catch_unwind(AssertUnwindSafe(|| sink.record(event)));
 }
 
 impl Default for Audit {

@@ -54,7 +54,7 @@ impl UserId {
     /// Whether `id` can be a user id.
     pub(crate) fn is_valid(id: &str) -> bool {
         let fits = !id.is_empty() && id.len() <= Self::MAX_BYTES;
-        fits && id.trim().len() == id.len() && !id.chars().any(is_unprintable)
+        fits && id.trim().len() == id.len() && is_printable(id)
     }
 
     /// For ids that keyward itself makes and that are valid by construction.
@@ -79,6 +79,12 @@ pub(crate) fn is_unprintable(c: char) -> bool {
                 | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
                 | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
         )
+}
+
+/// Whether nothing in `text` is unprintable.
+pub(crate) fn is_printable(text: &str) -> bool {
+    // Most texts are plain, and are seen to be at a glance.
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.chars().any(is_unprintable)
 }
 
 impl fmt::Debug for UserId {

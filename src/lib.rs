@@ -56,7 +56,8 @@
 //! * **Authenticator**: one way to check a credential ([`auth::Authenticator`]); its answer is a
 //!   **verdict**.
 //! * **Guard**: a check of ownership ([`OwnerLayer`], [`Principal::check`]); what passed is [`Checked`].
-//! * **Sink**: a receiver of audit events ([`event::AuditSink`]).
+//! * **Sink**: a receiver of audit events ([`event::AuditSink`]); **audit log**: where they are kept and can be
+//!   verified ([`audit::AuditLog`]).
 //!
 //! # How a request is decided
 //!
@@ -85,12 +86,13 @@
 //! | feature | adds |
 //! |---|---|
 //! | `axum` | extractors for [`Principal`], [`UserId`], [`Checked`] and a JWT's claims; errors as responses |
-//! | `api` | the key routes, mountable in an axum router |
+//! | `api` | the key routes and that of the audit log, mountable in an axum router |
 //! | `sqlite` | the embedded store on the system's SQLite, 3.51.3 or newer |
 //! | `sqlite-bundled` | the embedded store with SQLite compiled in |
 //! | `jwt` | [`jwt`]: JSON Web Tokens, with the signatures of AWS-LC |
 //! | `jwt-rust-crypto` | the same without C code; with both on, AWS-LC is used |
 //! | `jwks` | keys of an issuer by URL and by OpenID Connect Discovery, with an HTTPS client |
+//! | `webhooks` | audit events to a URL, signed, with an HTTPS client |
 //! | `testing` | callers to act as, a settable clock, the store conformance suite, the isolation check, a fake issuer |
 //! | `full` | all of them but `jwt-rust-crypto` |
 #![forbid(unsafe_code)]
@@ -98,6 +100,7 @@
 
 #[cfg(feature = "api")]
 pub mod api;
+pub mod audit;
 pub mod auth;
 pub mod error;
 pub mod event;
@@ -110,6 +113,8 @@ pub mod layer;
 pub mod limit;
 pub mod manage;
 pub mod net;
+#[cfg(any(feature = "_jwt", feature = "_https"))]
+mod outbound;
 pub mod principal;
 pub mod scope;
 pub mod secret;

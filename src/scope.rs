@@ -40,6 +40,18 @@ fn collect_names<S: AsRef<str>>(
     Ok(list.into())
 }
 
+#[cfg(feature = "_jwt")]
+fn collect_usable<S: AsRef<str>>(
+    names: impl IntoIterator<Item = S>,
+    valid: impl Fn(&str) -> bool,
+) -> Arc<[Box<str>]> {
+    let usable = names.into_iter().filter(|name| valid(name.as_ref()));
+    let mut list: Vec<Box<str>> = usable.map(|name| name.as_ref().into()).collect();
+    list.sort_unstable();
+    list.dedup();
+    list.into()
+}
+
 /// A set of scopes, such as `jobs:read`. A scope that ends in `:*` stands for everything below it, and
 /// `*` alone for every scope.
 ///
@@ -68,6 +80,13 @@ impl ScopeSet {
                 && (!scope.contains('*') || !wildcard_prefix(scope).is_none_or(|p| p.contains('*')))
         };
         collect_names(scopes, valid).map(Self)
+    }
+
+    /// The set of those `names` that can be scopes, however many: an issuer's list is bounded by its token, and a
+    /// name that nothing here can ask for gives no right.
+    #[cfg(feature = "_jwt")]
+    pub(crate) fn of_usable<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Self {
+        Self(collect_usable(names, is_name))
     }
 
     /// The set that allows nothing.
@@ -135,6 +154,12 @@ impl RoleSet {
         collect_names(roles, |role| is_name(role) && !role.contains('*')).map(Self)
     }
 
+    /// The set of those `names` that can be roles, however many; see [`ScopeSet::of_usable`].
+    #[cfg(feature = "_jwt")]
+    pub(crate) fn of_usable<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Self {
+        Self(collect_usable(names, |name| is_name(name) && !name.contains('*')))
+    }
+
     /// No role at all.
     #[must_use]
     pub fn empty() -> Self {
@@ -159,10 +184,10 @@ impl RoleSet {
         Self(self.0.iter().filter(|role| other.contains(role)).cloned().collect())
     }
 
-    /// The roles that are in one of the sets; `None` if they are more than a set can hold.
+    /// The roles that are in one of the sets.
     #[cfg(feature = "_jwt")]
-    pub(crate) fn union(&self, other: &Self) -> Option<Self> {
-        Self::new(self.iter().chain(other.iter())).ok()
+    pub(crate) fn union(&self, other: &Self) -> Self {
+        Self::of_usable(self.iter().chain(other.iter()))
     }
 
     /// The roles in alphabetical order.

@@ -16,7 +16,9 @@ use axum::{Router, body::Body, routing::get};
 use http::{HeaderValue, Request};
 use keyward::{
     AdminProof, AuthLayer, OwnerLayer, Principal, RequireLayer, TokenManager, UserId, api,
+    audit::{AuditLog, AuditQuery},
     auth::{AnyOf, ApiKeyAuth, Authenticator, CredentialReader, RequestHead, StaticAuth, Verdict},
+    event::TracingSink,
     manage::{ListQuery, NewToken},
     net::{IpList, PeerAddr},
     scope::{Grant, RoleSet, ScopeSet},
@@ -25,6 +27,7 @@ use keyward::{
     token::KeyFormat,
 };
 use support::{Answer, Log, send, user};
+use tokio::{sync::oneshot, task::JoinHandle};
 
 /// So many characters of a secret in a row are a leak. Hints show fewer.
 const WINDOW: usize = 12;
@@ -139,6 +142,9 @@ struct World {
     folder: tempfile::TempDir,
     tokens: TokenManager,
     app: Router,
+    /// The audit log, in the file of the tokens.
+    audit: AuditLog,
+    stop_audit: (oneshot::Sender<()>, JoinHandle<()>),
     secrets: Secrets,
     /// The static tokens of `ops` and of nobody by name.
     fixed: String,
@@ -163,16 +169,23 @@ impl World {
             secrets.add(name, secret);
         }
         let pepper = Pepper::new(pepper.as_bytes()).unwrap();
-        let tokens = TokenManager::builder(store).with_pepper(pepper).with_roles(roles).build();
+        let store = Arc::new(store);
+        let (sink, audit) = AuditLog::new(store.clone());
+        let tokens = TokenManager::builder(store).with_pepper(pepper).with_roles(roles);
+        let tokens = tokens.with_audit((TracingSink, sink)).build();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let writing = tokio::spawn(audit.clone().run(async { drop(stopped.await) }));
         let either = AnyOf::new([ApiKeyAuth::new(&tokens).into(), StaticAuth::new(&list).into()]);
         let own = OwnerLayer::path("/users/{user}").unwrap();
         let app = Router::new()
             .nest("/api/keys", api::own_tokens(tokens.clone()))
             .nest("/admin/tokens", api::admin_tokens(tokens.clone()))
+            .nest("/admin/audit", api::audit_log(audit.clone()))
             .route("/users/{user}/jobs", get(async |_: Principal| "jobs").layer(own.allow_admin()))
             .route("/scoped", get(async || "scoped").layer(RequireLayer::scope("jobs:read")))
             .layer(AuthLayer::new(either).report_accepted(1));
-        Self { folder, tokens, app, secrets, fixed, dotted, answers: String::new() }
+        let stop_audit = (stop, writing);
+        Self { folder, tokens, app, audit, stop_audit, secrets, fixed, dotted, answers: String::new() }
     }
 
     async fn issue(&mut self, name: &str, change: impl FnOnce(NewToken) -> NewToken) -> (String, String) {
@@ -208,11 +221,17 @@ impl World {
     /// Everything that was written anywhere.
     async fn check(self) {
         self.tokens.flush().await.unwrap();
+        let (proof, query) = (AdminProof::operator("canary", "look").unwrap(), AuditQuery::default());
+        let entries = self.audit.search(&proof, &query).await.unwrap().entries;
+        assert!(entries.len() > 10, "what happened is stored, beside the tokens");
+        assert!(self.audit.verify(&proof, None).await.unwrap().entries >= entries.len() as u64);
         self.secrets.check("the log", &log().text());
         self.secrets.check("the answers", &self.answers);
         check_files(&self.secrets, self.folder.path());
-        drop(self.app);
-        drop(self.tokens);
+        let (stop, writing) = self.stop_audit;
+        drop(stop);
+        writing.await.unwrap();
+        drop((self.app, self.tokens, self.audit));
         check_files(&self.secrets, self.folder.path());
     }
 }
@@ -246,6 +265,7 @@ async fn the_life_of_a_key_leaves_no_trace_of_it() {
         ("GET", "/users/bob/jobs", &alice, "", 404),
         ("GET", "/api/keys", &alice, "", 200),
         ("GET", "/admin/tokens", &root, "", 200),
+        ("GET", "/admin/audit", &root, "", 200),
         ("GET", "/admin/tokens", &alice, "", 403),
         ("GET", &*path, &alice, "", 200),
         ("GET", &*path, &for_carol, "", 404),
@@ -343,6 +363,10 @@ fn misplaced(secret: &str) -> Vec<(&'static str, Request<Body>)> {
         ("Referer", with("/nowhere", "referer", format!("https://example.com/?key={secret}"))),
         ("Cookie", with("/nowhere", "cookie", format!("session={secret}"))),
         ("X-Forwarded-For", with("/nowhere", "x-forwarded-for", secret.to_owned())),
+        ("audit user", get(format!("/admin/audit?user_id={secret}"))),
+        ("audit event", get(format!("/admin/audit?event={secret}"))),
+        ("audit cursor", get(format!("/admin/audit?cursor={secret}"))),
+        ("audit reason", with("/admin/audit", "x-audit-reason", format!("because of {secret}"))),
         ("reason", with("/admin/tokens", "x-audit-reason", format!("because of {secret}"))),
         ("part of a reason", with("/admin/tokens", "x-audit-reason", secret[10..30].to_owned())),
         ("name of a field", json("/api/keys", format!(r#"{{"name":"x","{secret}":1}}"#))),

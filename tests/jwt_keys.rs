@@ -1,8 +1,11 @@
 //! Which keys may verify signatures: each rule by its name, over key sets, single JSON Web Keys and PEM.
+//!
+//! The ids in the names are those of the tests of tokens (`jwt/main.rs`).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use std::convert::Infallible;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -58,6 +61,33 @@ const PEM_1024: &str = "-----BEGIN PUBLIC KEY-----\n\
     QS7FU4o7Ki3RhXh8XB+GChsLGz6hPTac3SrxHpzc1VHxySWnxWD6GRxPVgIOmqDO\n\
     +c6vh3nAIpvmC/YUKDgerJ7pKU6wOB5bIcfSBzV24ADkrzY4vVCEY8pa11qpSgT9\n\
     5uNEVVraB5cA3TuNNQIDAQAB\n\
+    -----END PUBLIC KEY-----";
+const PEM_E1: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MIIBIDANBgkqhkiG9w0BAQEFAAOCAQ0AMIIBCAKCAQEAzAP7tjSP1k1T723a6Yfr\n\
+    0voKfhByszFggSYeMyDHF3hIB509AZ9sKhR2Ctr8S/uwkBv4UYE07YKadDh0erQu\n\
+    8lupZLT+4vX1wMk77qTLeO77zt77IZ0xBFibvksVDht/dz1byptznUMViM1Lb3Zy\n\
+    LKy4hlAqJBp94FCLWaQMwzyrtWuRTD/a4Z7jITqG9R/rNhUDYAfaglOzTLybmdMM\n\
+    zkqcgmRhHHil9+701Iy8/m/0DvW8P9mwKH3dD+wMbWNuyKzsRxrti5MjShUKU8hH\n\
+    d/3mfViS/Aacogs/AlH2oVUuapnbOIfJUxoP5BR48fOkrfmcsdH5NCzY6YhpaEiA\n\
+    nQIBAQ==\n\
+    -----END PUBLIC KEY-----";
+const PEM_E2: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MIIBIDANBgkqhkiG9w0BAQEFAAOCAQ0AMIIBCAKCAQEAzAP7tjSP1k1T723a6Yfr\n\
+    0voKfhByszFggSYeMyDHF3hIB509AZ9sKhR2Ctr8S/uwkBv4UYE07YKadDh0erQu\n\
+    8lupZLT+4vX1wMk77qTLeO77zt77IZ0xBFibvksVDht/dz1byptznUMViM1Lb3Zy\n\
+    LKy4hlAqJBp94FCLWaQMwzyrtWuRTD/a4Z7jITqG9R/rNhUDYAfaglOzTLybmdMM\n\
+    zkqcgmRhHHil9+701Iy8/m/0DvW8P9mwKH3dD+wMbWNuyKzsRxrti5MjShUKU8hH\n\
+    d/3mfViS/Aacogs/AlH2oVUuapnbOIfJUxoP5BR48fOkrfmcsdH5NCzY6YhpaEiA\n\
+    nQIBAg==\n\
+    -----END PUBLIC KEY-----";
+const PEM_EVEN: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAzAP7tjSP1k1T723a6Yfr\n\
+    0voKfhByszFggSYeMyDHF3hIB509AZ9sKhR2Ctr8S/uwkBv4UYE07YKadDh0erQu\n\
+    8lupZLT+4vX1wMk77qTLeO77zt77IZ0xBFibvksVDht/dz1byptznUMViM1Lb3Zy\n\
+    LKy4hlAqJBp94FCLWaQMwzyrtWuRTD/a4Z7jITqG9R/rNhUDYAfaglOzTLybmdMM\n\
+    zkqcgmRhHHil9+701Iy8/m/0DvW8P9mwKH3dD+wMbWNuyKzsRxrti5MjShUKU8hH\n\
+    d/3mfViS/Aacogs/AlH2oVUuapnbOIfJUxoP5BR48fOkrfmcsdH5NCzY6YhpaEiA\n\
+    nAIDAQAB\n\
     -----END PUBLIC KEY-----";
 const PEM_P256: &str = "-----BEGIN PUBLIC KEY-----\n\
     MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE9+jCGc1m1rPD5EMIQLMQ0qraxVTi\n\
@@ -130,51 +160,51 @@ fn bad_keys() -> Vec<(&'static str, Value)> {
     let p256 = || ec("P-256", P256);
     let ed = || okp("Ed25519", ED);
     vec![
-        ("modulus of 1024 bits", with(rsa(), json!({ "n": N_1024 }))),
-        ("modulus even", with(rsa(), json!({ "n": N_EVEN }))),
-        ("modulus missing", json!({ "kty": "RSA", "e": "AQAB" })),
-        ("exponent 1", with(rsa(), json!({ "e": "AQ" }))),
-        ("exponent even", with(rsa(), json!({ "e": "AQAC" }))),
-        ("exponent empty", with(rsa(), json!({ "e": "" }))),
-        ("exponent of 9 bytes", with(rsa(), json!({ "e": "AQAAAAAAAAAB" }))),
-        ("P-256 off the curve", ec("P-256", [P256[0], P256_OTHER[1]])),
-        ("P-256 at zero", ec("P-256", [&"A".repeat(43), &"A".repeat(43)])),
-        ("P-384 off the curve", ec("P-384", [P384[1], P384[0]])),
-        ("P-256 with long coordinates", ec("P-256", P384)),
-        ("P-384 with short coordinates", ec("P-384", P256)),
-        ("P-256 with one coordinate", json!({ "kty": "EC", "crv": "P-256", "x": P256[0] })),
-        ("P-521", ec("P-521", P521)),
-        ("secp256k1", ec("secp256k1", K1)),
-        ("secp256k1 said to be P-256", ec("P-256", K1)),
-        ("X25519", okp("X25519", X)),
-        ("Ed448", okp("Ed448", ED448)),
-        ("Ed25519 of 31 bytes", okp("Ed25519", ED_SHORT)),
-        ("Ed25519 at zero", okp("Ed25519", &"A".repeat(43))),
-        ("Ed25519 neutral", okp("Ed25519", &format!("AQ{}", "A".repeat(41)))),
-        ("Ed25519 of order 8", okp("Ed25519", "JuiVj8KyJ7BFw_SJ8u-Y8NXfrAXTxjM5sTgCiG1T_AU")),
-        ("use enc", with(rsa(), json!({ "use": "enc" }))),
-        ("use null", with(rsa(), json!({ "use": null }))),
-        ("key_ops sign", with(rsa(), json!({ "key_ops": ["sign"] }))),
-        ("key_ops a text", with(rsa(), json!({ "key_ops": "verify" }))),
-        ("PS256 on EC", with(p256(), json!({ "alg": "PS256" }))),
-        ("ES384 on P-256", with(p256(), json!({ "alg": "ES384" }))),
-        ("ES256 on RSA", with(rsa(), json!({ "alg": "ES256" }))),
-        ("HS256 on RSA", with(rsa(), json!({ "alg": "HS256" }))),
-        ("RS256 on Ed25519", with(ed(), json!({ "alg": "RS256" }))),
-        ("alg unknown", with(rsa(), json!({ "alg": "RSA-OAEP" }))),
-        ("alg none", with(rsa(), json!({ "alg": "none" }))),
-        ("alg a number", with(rsa(), json!({ "alg": 1 }))),
-        ("RSA private", with(rsa(), json!({ "d": "AQAB" }))),
-        ("RSA private, a prime", with(rsa(), json!({ "p": "AQAB" }))),
-        ("EC private", with(p256(), json!({ "d": P256[0] }))),
-        ("Ed25519 private", with(ed(), json!({ "d": ED }))),
-        ("padding", with(rsa(), json!({ "n": format!("{N}==") }))),
-        ("padding of a point", okp("Ed25519", &format!("{ED}="))),
-        ("kid a number", with(ed(), json!({ "kid": 1 }))),
-        ("kid empty", with(ed(), json!({ "kid": "" }))),
-        ("kty unknown", json!({ "kty": "AKP", "x": ED })),
-        ("kty missing", json!({ "crv": "Ed25519", "x": ED })),
-        ("no object", json!("key")),
+        ("J17 modulus of 1024 bits", with(rsa(), json!({ "n": N_1024 }))),
+        ("J17 modulus even", with(rsa(), json!({ "n": N_EVEN }))),
+        ("J19 modulus missing", json!({ "kty": "RSA", "e": "AQAB" })),
+        ("J17 exponent 1", with(rsa(), json!({ "e": "AQ" }))),
+        ("J17 exponent even", with(rsa(), json!({ "e": "AQAC" }))),
+        ("J17 exponent empty", with(rsa(), json!({ "e": "" }))),
+        ("J17 exponent of 9 bytes", with(rsa(), json!({ "e": "AQAAAAAAAAAB" }))),
+        ("P3.4 P-256 off the curve", ec("P-256", [P256[0], P256_OTHER[1]])),
+        ("P3.4 P-256 at zero", ec("P-256", [&"A".repeat(43), &"A".repeat(43)])),
+        ("P3.4 P-384 off the curve", ec("P-384", [P384[1], P384[0]])),
+        ("P3.4 P-256 with long coordinates", ec("P-256", P384)),
+        ("P3.4 P-384 with short coordinates", ec("P-384", P256)),
+        ("P3.4 P-256 with one coordinate", json!({ "kty": "EC", "crv": "P-256", "x": P256[0] })),
+        ("J19 P-521", ec("J19 P-521", P521)),
+        ("J19 secp256k1", ec("J19 secp256k1", K1)),
+        ("P3.4 secp256k1 said to be P-256", ec("P-256", K1)),
+        ("J19 X25519", okp("J19 X25519", X)),
+        ("J19 Ed448", okp("J19 Ed448", ED448)),
+        ("P3.4 Ed25519 of 31 bytes", okp("Ed25519", ED_SHORT)),
+        ("P3.4 Ed25519 at zero", okp("Ed25519", &"A".repeat(43))),
+        ("P3.4 Ed25519 neutral", okp("Ed25519", &format!("AQ{}", "A".repeat(41)))),
+        ("P3.4 Ed25519 of order 8", okp("Ed25519", "JuiVj8KyJ7BFw_SJ8u-Y8NXfrAXTxjM5sTgCiG1T_AU")),
+        ("J19 use enc", with(rsa(), json!({ "use": "enc" }))),
+        ("J19 use null", with(rsa(), json!({ "use": null }))),
+        ("J19 key_ops sign", with(rsa(), json!({ "key_ops": ["sign"] }))),
+        ("J19 key_ops a text", with(rsa(), json!({ "key_ops": "verify" }))),
+        ("P3.1c PS256 on EC", with(p256(), json!({ "alg": "PS256" }))),
+        ("P3.1c ES384 on P-256", with(p256(), json!({ "alg": "ES384" }))),
+        ("P3.1c ES256 on RSA", with(rsa(), json!({ "alg": "ES256" }))),
+        ("X09 HS256 on RSA", with(rsa(), json!({ "alg": "HS256" }))),
+        ("P3.1c RS256 on Ed25519", with(ed(), json!({ "alg": "RS256" }))),
+        ("J19 alg unknown", with(rsa(), json!({ "alg": "RSA-OAEP" }))),
+        ("X09 alg none", with(rsa(), json!({ "alg": "none" }))),
+        ("J19 alg a number", with(rsa(), json!({ "alg": 1 }))),
+        ("J19 RSA private", with(rsa(), json!({ "d": "AQAB" }))),
+        ("J19 RSA private, a prime", with(rsa(), json!({ "p": "AQAB" }))),
+        ("J19 EC private", with(p256(), json!({ "d": P256[0] }))),
+        ("J19 Ed25519 private", with(ed(), json!({ "d": ED }))),
+        ("J19 padding", with(rsa(), json!({ "n": format!("{N}==") }))),
+        ("J19 padding of a point", okp("Ed25519", &format!("{ED}="))),
+        ("J19 kid a number", with(ed(), json!({ "kid": 1 }))),
+        ("J19 kid empty", with(ed(), json!({ "kid": "" }))),
+        ("J19 kty unknown", json!({ "kty": "AKP", "x": ED })),
+        ("J19 kty missing", json!({ "crv": "Ed25519", "x": ED })),
+        ("J19 no object", json!("key")),
     ]
 }
 
@@ -198,6 +228,20 @@ fn good_keys_are_taken_by_their_algorithm() {
 }
 
 #[test]
+fn moduli_have_the_length_that_the_backend_verifies() {
+    let longest = if cfg!(feature = "jwt") { 8192 } else { 4096 };
+    for bits in [1024, 2040, 2047, 2048, 3072, 4096, 4097, 8192, 8193, 16_384] {
+        // Odd, and as long as said.
+        let mut n = vec![0xff; usize::div_ceil(bits, 8)];
+        n[0] >>= (8 - bits % 8) % 8;
+        let key = with(rsa(), json!({ "n": BASE64.encode(n) }));
+        let good = (2048..=longest).contains(&bits);
+        assert_eq!(VerifyingKey::from_jwk(key.to_string()).is_ok(), good, "J17 {bits}");
+        assert_eq!(KeySet::from_jwks(set(&[key])).is_ok(), good, "{bits}");
+    }
+}
+
+#[test]
 fn bad_keys_are_refused_and_left_out() {
     for (name, key) in bad_keys() {
         assert!(VerifyingKey::from_jwk(key.to_string()).is_err(), "{name}");
@@ -214,8 +258,8 @@ fn sets_are_refused_as_a_whole() {
     assert_eq!(KeySet::from_jwks(set(&many[..100])).unwrap().len(), 100);
     let oct = json!({ "kty": "oct", "k": "N2YzYVg5MWtRdzBiVnQ1THpSOGNZcDJNZEU2dUhqNE4" });
     for (name, json) in [
-        ("more than 100", set(&many)),
-        ("an oct key", set(&[rsa(), oct])),
+        ("X43 more than 100", set(&many)),
+        ("J20 an oct key", set(&[rsa(), oct])),
         ("empty", set(&[])),
         ("one key, no set", rsa().to_string()),
         ("a list", json!([rsa()]).to_string()),
@@ -283,8 +327,11 @@ fn other_things_in_pem_give_a_sentence() {
     let private = |label: &str| format!("-----BEGIN {label}-----\nMAMCAQA=\n-----END {label}-----\n");
     let none_of = "none of RSA, P-256, P-384 and Ed25519";
     for (name, algorithm, pem, part) in [
-        ("1024 bits", Algorithm::RS256, PEM_1024.to_owned(), "2048"),
-        ("off the curve", Algorithm::ES256, PEM_OFF.to_owned(), "no point of its curve"),
+        ("J17 exponent 1", Algorithm::RS256, PEM_E1.to_owned(), "exponent"),
+        ("J17 exponent 2", Algorithm::PS256, PEM_E2.to_owned(), "exponent"),
+        ("J17 even", Algorithm::RS512, PEM_EVEN.to_owned(), "even"),
+        ("J17 1024 bits", Algorithm::RS256, PEM_1024.to_owned(), "2048"),
+        ("P3.4 off the curve", Algorithm::ES256, PEM_OFF.to_owned(), "no point of its curve"),
         ("P-521", Algorithm::ES384, PEM_P521.to_owned(), none_of),
         ("secp256k1", Algorithm::ES256, PEM_K1.to_owned(), none_of),
         ("X25519", Algorithm::EdDSA, PEM_X.to_owned(), none_of),
@@ -312,7 +359,7 @@ fn secrets_are_as_long_as_their_hash() {
     let secret = "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N-b81Zt4Wm6Qe9Xc2Rv7Ny0Ps3Ld5Ka1Gf";
     for (algorithm, bytes) in [(Algorithm::HS256, 32), (Algorithm::HS384, 48), (Algorithm::HS512, 64)] {
         assert!(VerifyingKey::hmac(algorithm, &secret[..bytes]).is_ok(), "{algorithm:?}");
-        assert!(VerifyingKey::hmac(algorithm, &secret[..bytes - 1]).is_err(), "{algorithm:?}");
+        assert!(VerifyingKey::hmac(algorithm, &secret[..bytes - 1]).is_err(), "J16 {algorithm:?}");
     }
     assert!(VerifyingKey::hmac(Algorithm::RS256, secret).is_err());
 }

@@ -1,4 +1,5 @@
-//! JSON Web Tokens between this crate and others: PyJWT makes what is verified here, and the other way round.
+//! JSON Web Tokens between this crate and others: PyJWT and jose make what is verified here, and the other way
+//! round.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -51,7 +52,8 @@ fn peers() -> PathBuf {
 /// The output of a command, or what went wrong.
 fn run(command: &mut Command, input: &str) -> Result<String, String> {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let mut child =
+        command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
     // It may end without having read everything.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
@@ -68,24 +70,86 @@ fn skip(what: &str, error: &str) {
     println!("skipped: {what}: {error}");
 }
 
-/// A Python with PyJWT, installed once for these requirements.
-fn python() -> Option<&'static Path> {
-    static PYTHON: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let install = || {
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jwt_peers_python");
-        let python = place.join("bin/python");
-        let (wanted, installed) = (peers().join("requirements.txt"), place.join("installed.txt"));
-        let text = fs::read_to_string(&wanted).unwrap();
-        if fs::read_to_string(&installed).is_ok_and(|installed| installed == text) {
-            return Ok(python);
+/// A library of another language, in a folder of the target directory.
+#[derive(Clone, Copy)]
+enum Peer {
+    PyJwt,
+    Jose,
+}
+
+impl Peer {
+    /// The command that runs its script of this name, if the library can be had.
+    fn script(self, name: &str) -> Option<Command> {
+        static PYJWT: OnceLock<Option<PathBuf>> = OnceLock::new();
+        static JOSE: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let once = match self {
+            Self::PyJwt => &PYJWT,
+            Self::Jose => &JOSE,
+        };
+        let place = once.get_or_init(|| self.install().inspect_err(|error| skip(self.name(), error)).ok());
+        let place = place.as_deref()?;
+        let (program, script) = match self {
+            Self::PyJwt => (place.join("bin/python"), peers().join(format!("{name}.py"))),
+            // Node looks for libraries where the script is.
+            Self::Jose => ("node".into(), place.join(format!("{name}.mjs"))),
+        };
+        let mut command = Command::new(program);
+        command.arg(script);
+        Some(command)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::PyJwt => "PyJWT",
+            Self::Jose => "jose",
         }
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&place), "")?;
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r"]).arg(&wanted), "")?;
-        fs::write(&installed, text).unwrap();
-        Ok(python)
-    };
-    let python = PYTHON.get_or_init(|| install().inspect_err(|error: &String| skip("PyJWT", error)).ok());
-    python.as_deref()
+    }
+
+    /// What it says of a token that was changed.
+    fn refusal(self) -> &'static str {
+        match self {
+            Self::PyJwt => "InvalidSignatureError",
+            Self::Jose => "ERR_JWS_SIGNATURE_VERIFICATION_FAILED",
+        }
+    }
+
+    /// The files of which an installation is made.
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::PyJwt => &["requirements.txt"],
+            Self::Jose => &["package.json", "package-lock.json", "webcrypto.mjs", "make.mjs", "check.mjs"],
+        }
+    }
+
+    /// Installs it, once for the same files.
+    fn install(self) -> Result<PathBuf, String> {
+        let program = if matches!(self, Self::PyJwt) { "python3" } else { "node" };
+        run(Command::new(program).arg("--version"), "")?;
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jwt_peers").join(self.name());
+        let texts = self.files().iter().map(|file| fs::read_to_string(peers().join(file)).unwrap());
+        let (wanted, installed) = (texts.collect::<String>(), place.join("installed.txt"));
+        if fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
+            return Ok(place);
+        }
+        fs::create_dir_all(&place).unwrap();
+        for file in self.files() {
+            fs::copy(peers().join(file), place.join(file)).unwrap();
+        }
+        match self {
+            Self::PyJwt => {
+                run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&place), "")?;
+                let mut pip = Command::new(place.join("bin/python"));
+                let requirements = peers().join("requirements.txt");
+                run(pip.args(["-m", "pip", "install", "--quiet", "-r"]).arg(requirements), "")?;
+            }
+            Self::Jose => {
+                let quiet = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
+                run(Command::new("npm").args(quiet).current_dir(&place), "")?;
+            }
+        }
+        fs::write(&installed, wanted).unwrap();
+        Ok(place)
+    }
 }
 
 fn auth(key: Result<VerifyingKey, ConfigError>) -> JwtAuth {
@@ -112,7 +176,9 @@ fn changed(token: &str) -> String {
 
 /// Every way to give the key of a case.
 fn keys(case: &Value) -> Vec<(&'static str, JwtAuth)> {
-    let algorithm = ALGORITHMS.into_iter().find(|algorithm| algorithm.name() == case["alg"]).unwrap();
+    // RFC 9864 gives EdDSA with this curve a name of its own.
+    let name = if case["alg"] == "Ed25519" { "EdDSA" } else { case["alg"].as_str().unwrap() };
+    let algorithm = ALGORITHMS.into_iter().find(|algorithm| algorithm.name() == name).unwrap();
     let jwk = auth(VerifyingKey::from_jwk(case["jwk"].as_str().unwrap()));
     let other = match case["secret"].as_str() {
         Some(secret) => ("hmac", auth(VerifyingKey::hmac(algorithm, secret))),
@@ -122,10 +188,11 @@ fn keys(case: &Value) -> Vec<(&'static str, JwtAuth)> {
 }
 
 /// Each token is accepted with its own key, however it is given, and with no other.
-async fn verify_all(cases: &str) {
-    let cases: Vec<Value> = serde_json::from_str(cases).unwrap();
+async fn verify_all(peer: Peer, more: &[&str]) {
+    let Some(mut make) = peer.script("make") else { return };
+    let cases: Vec<Value> = serde_json::from_str(&run(&mut make, "").unwrap()).unwrap();
     let made: Vec<_> = cases.iter().map(|case| case["alg"].as_str().unwrap()).collect();
-    assert_eq!(made, ALGORITHMS.map(Algorithm::name));
+    assert_eq!(made, [&ALGORITHMS.map(Algorithm::name), more].concat());
     for case in &cases {
         for (form, auth) in keys(case) {
             for other in &cases {
@@ -140,29 +207,41 @@ async fn verify_all(cases: &str) {
     }
 }
 
+/// Tokens of this crate are accepted there, by a secret and by a key set, and not when they were changed.
+fn is_verified_by(peer: Peer) {
+    let secret = "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N-tests-only";
+    let seed: &[u8; 32] = secret.as_bytes().first_chunk().unwrap();
+    let shared = JwtIssuer::hs256(secret, ISSUER, AUDIENCE).unwrap();
+    let public = JwtIssuer::ed25519(seed, ISSUER, AUDIENCE).unwrap();
+    let jwks = public.jwks();
+    for (issuer, key, value) in [(shared, "secret", secret), (public, "jwks", &jwks)] {
+        let token = issuer.token(&UserId::new("alice").unwrap()).unwrap();
+        for (name, token, good) in [("as it is", token.clone(), true), ("changed", changed(&token), false)] {
+            let Some(mut check) = peer.script("check") else { return };
+            match run(&mut check, &json!({ "token": token, key: value }).to_string()) {
+                Ok(subject) => assert!(good && subject.trim() == "alice", "{key}, {name}: {subject}"),
+                Err(error) => assert!(!good && error.contains(peer.refusal()), "{key}, {name}: {error}"),
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn tokens_of_pyjwt_are_verified() {
-    let Some(python) = python() else { return };
-    verify_all(&run(Command::new(python).arg(peers().join("make.py")), "").unwrap()).await;
+    verify_all(Peer::PyJwt, &[]).await;
+}
+
+#[tokio::test]
+async fn tokens_of_jose_are_verified() {
+    verify_all(Peer::Jose, &["Ed25519"]).await;
 }
 
 #[test]
 fn tokens_of_this_crate_are_verified_by_pyjwt() {
-    let Some(python) = python() else { return };
-    let check = |given: Value| run(Command::new(python).arg(peers().join("check.py")), &given.to_string());
-    let alice = UserId::new("alice").unwrap();
+    is_verified_by(Peer::PyJwt);
+}
 
-    let secret = "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N-tests-only";
-    let token = JwtIssuer::hs256(secret, ISSUER, AUDIENCE).unwrap().token(&alice).unwrap();
-    assert_eq!(check(json!({ "token": token, "secret": secret })).unwrap().trim(), "alice");
-    let error = check(json!({ "token": changed(&token), "secret": secret })).unwrap_err();
-    assert!(error.contains("InvalidSignatureError"), "{error}");
-
-    let mut seed = [0; 32];
-    seed.copy_from_slice(&secret.as_bytes()[..32]);
-    let issuer = JwtIssuer::ed25519(&seed, ISSUER, AUDIENCE).unwrap();
-    let token = issuer.token(&alice).unwrap();
-    assert_eq!(check(json!({ "token": token, "jwks": issuer.jwks() })).unwrap().trim(), "alice");
-    let error = check(json!({ "token": changed(&token), "jwks": issuer.jwks() })).unwrap_err();
-    assert!(error.contains("InvalidSignatureError"), "{error}");
+#[test]
+fn tokens_of_this_crate_are_verified_by_jose() {
+    is_verified_by(Peer::Jose);
 }

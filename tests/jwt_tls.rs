@@ -99,6 +99,8 @@ async fn no_keys_come_from_anybody_else() {
 
 #[test]
 fn what_is_no_root_certificate_is_refused() {
+    let leaf = HttpsFetch::with_root_certificates(LOCALHOST).unwrap_err().to_string();
+    assert!(leaf.contains("CA:TRUE"), "{leaf}");
     for pem in
         ["", "no PEM at all", KEY, "-----BEGIN CERTIFICATE-----\nMAMCAQA=\n-----END CERTIFICATE-----\n"]
     {

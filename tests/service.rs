@@ -303,6 +303,31 @@ fn wrong_settings_refuse_to_start_with_a_sentence() {
     }
 }
 
+/// X06 and X07 of the tests of JSON Web Tokens.
+#[test]
+fn a_secret_that_others_know_refuses_to_start() {
+    let folder = scratch();
+    for secret in [
+        "",
+        " ",
+        "secret",
+        "changemechangemechangemechangeme",
+        "a-string-secret-at-least-256-bits-long",
+        "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+        "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+    ] {
+        let names = [("JWT_ISSUER", "https://login.example"), ("JWT_AUDIENCE", "https://api.example")];
+        let output = Service::refused(folder.path(), &[&[("JWT_SECRET", secret)], &names[..]].concat());
+        assert_eq!(output.code, Some(1), "{secret}: {output:?}");
+        assert!(
+            output.stderr.contains("JWT_SECRET: ") && output.stderr.contains("openssl rand"),
+            "{output:?}"
+        );
+        assert!(secret.len() < 12 || !output.stderr.contains(secret), "{output:?}");
+        assert!(!output.stderr.contains("token.created"), "no key is made that nobody can use: {output:?}");
+    }
+}
+
 #[test]
 fn another_process_sees_a_revocation_within_a_second() {
     let folder = scratch();
@@ -375,4 +400,47 @@ fn no_acknowledged_write_is_lost_by_a_kill() {
         live.len(),
         dead.len()
     );
+}
+
+#[test]
+fn who_guesses_is_told_to_wait_and_a_good_key_beside_it_works() {
+    const WRONG: &str = "kw_live_10123456789ABCDEFGHIJKLMNOPQRSTU1G9zjb";
+    let service = Service::start(scratch().path(), &[("KEYWARD_MAX_FAILURES_PER_MINUTE", "20")]);
+    let (alice, _) = issue(&service, "alice");
+    for _ in 0..20 {
+        assert_eq!(service.get("/whoami", WRONG).status, 401);
+    }
+    for _ in 0..20 {
+        let answer = service.get("/whoami", WRONG);
+        assert_eq!(answer.status, 429);
+        assert!((1..=60).contains(&answer.header("retry-after").parse::<u32>().unwrap()), "{answer:?}");
+    }
+    assert_eq!(service.get("/whoami", &service.admin_key).status, 200, "known");
+    assert_eq!(service.get("/whoami", &alice).status, 200, "looked up");
+    assert_eq!(service.get("/whoami", "").status, 401, "nothing presented");
+    service.wait_for_alerts("brute_force", 1);
+
+    let free = Service::start(scratch().path(), &[("KEYWARD_MAX_FAILURES_PER_MINUTE", "0")]);
+    assert!((0..150).all(|_| free.get("/whoami", WRONG).status == 401));
+}
+
+#[test]
+fn a_quota_outlives_the_service() {
+    let folder = scratch();
+    let first = Service::start(folder.path(), &[]);
+    let limits =
+        json!({ "rate": { "requests": 100, "seconds": 60 }, "quota": { "requests": 5, "per": "month" } });
+    let body = json!({ "user_id": "alice", "name": "limited", "limits": limits });
+    let made = first.post("/admin/tokens", &first.admin_key, body);
+    assert_eq!((made.status, &made.json()["limits"]), (201, &limits), "{made:?}");
+    let alice = made.text("key");
+    for left in ["4", "3", "2"] {
+        let answer = first.get("/whoami", &alice);
+        let told = answer.header("ratelimit");
+        assert!(answer.status == 200 && told.contains(&format!("\"quota\";r={left};")), "{answer:?}");
+    }
+    first.stop();
+    let second = Service::start(folder.path(), &[]);
+    let statuses: Vec<_> = (0..4).map(|_| second.get("/whoami", &alice).status).collect();
+    assert_eq!(statuses, [200, 200, 429, 429]);
 }

@@ -2,6 +2,8 @@
 //! does not depend on the stack.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
+#[path = "jwt/support.rs"]
+mod jwt;
 mod support;
 
 use std::{
@@ -26,7 +28,7 @@ use hyper_util::{
 };
 use keyward::{
     AuthLayer, Principal, RequireLayer, TokenManager,
-    auth::ApiKeyAuth,
+    auth::{AnyOf, ApiKeyAuth},
     layer::GrpcStatus,
     manage::{IssuedToken, NewToken, TokenUpdate},
     net::{IpList, PeerAddr},
@@ -34,6 +36,7 @@ use keyward::{
     testing::ManualClock,
     token::KeyFormat,
 };
+use serde_json::json;
 use support::{Answer, UnrulyStore, start, user};
 use tokio::net::TcpListener;
 use tonic::{
@@ -138,7 +141,8 @@ impl World {
     }
 
     fn auth(&self) -> AuthLayer {
-        AuthLayer::new(ApiKeyAuth::new(&self.tokens))
+        let jwt = jwt::hs256(&jwt::clock());
+        AuthLayer::new(AnyOf::new([ApiKeyAuth::new(&self.tokens).into(), jwt.into()]))
     }
 
     /// The table.
@@ -146,6 +150,7 @@ impl World {
         let good = self.key(|new| new).await;
         let mut cases = acceptable(&good);
         cases.extend(refusable(&good));
+        cases.extend(web_tokens());
         let scopes = Grant::Only(ScopeSet::new(["jobs:write"]).unwrap());
         let narrow = self.key(|new| new.with_scopes(scopes)).await;
         let unknown = KeyFormat::default().generate().unwrap().expose().to_owned();
@@ -205,6 +210,49 @@ fn refusable(good: &str) -> Vec<Case> {
         Case::malformed("non-ASCII", vec![("x-api-key", [good.as_bytes(), b"\xc3\xa9"].concat())]),
         Case::malformed("bearer and more", authorization(&format!("Bearer {good} x"))),
         Case::malformed("two keys in one line", key(&format!("{good}, {good}"))),
+    ]
+}
+
+/// X24 of the tests of JSON Web Tokens: no stack is a way around a check.
+fn web_tokens() -> Vec<Case> {
+    let signed = |claims: String| jwt::sign(jwt::SECRET, jwt::HEADER, claims);
+    let with = |changes: serde_json::Value| {
+        let mut all = json!({ "scope": "jobs:read" });
+        all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        signed(jwt::with(all))
+    };
+    let bearer = |token: &str| authorization(&format!("Bearer {token}"));
+    let good = with(json!({}));
+    let (message, _) = jwt::split(&good);
+    let none = jwt::message(r#"{"alg":"none"}"#, jwt::claims().to_string());
+    let now = jwt::NOW;
+    vec![
+        Case::accepted("JWT", bearer(&good)),
+        Case::accepted("JWT again", bearer(&good)),
+        Case::new(
+            "JWT without scope",
+            bearer(&signed(jwt::with(json!({})))),
+            403,
+            Code::PermissionDenied,
+            NO_SCOPE,
+        ),
+        Case::invalid("JWT as a key", key(&good)),
+        Case::invalid("J11 expired", bearer(&with(json!({ "exp": now - 60 })))),
+        Case::invalid("J12 not yet", bearer(&with(json!({ "nbf": now + 61 })))),
+        Case::invalid("J12 from the future", bearer(&with(json!({ "iat": now + 61 })))),
+        Case::invalid("J13 for ever", bearer(&with(json!({ "exp": null })))),
+        Case::invalid("J14 for nobody", bearer(&with(json!({ "aud": null })))),
+        Case::invalid("J15 by nobody", bearer(&with(json!({ "iss": null })))),
+        Case::invalid("X20 exp a text", bearer(&with(json!({ "exp": "never" })))),
+        Case::invalid("X21 iss a list", bearer(&with(json!({ "iss": [jwt::ISSUER] })))),
+        Case::invalid("X23 aud empty", bearer(&with(json!({ "aud": [] })))),
+        Case::invalid("X25 too long", bearer(&with(json!({ "exp": now + 90_000 })))),
+        Case::invalid("D9-2 bound", bearer(&with(json!({ "cnf": { "jkt": "x" } })))),
+        Case::invalid("P3.12 ID token", bearer(&with(json!({ "nonce": "x" })))),
+        Case::invalid("X03 none", bearer(&format!("{none}."))),
+        Case::invalid("X04 no signature", bearer(&format!("{message}."))),
+        Case::invalid("X06 no secret", bearer(&jwt::sign("", jwt::HEADER, jwt::claims().to_string()))),
+        Case::malformed("X11 JSON", bearer(&json!({ "payload": message }).to_string())),
     ]
 }
 

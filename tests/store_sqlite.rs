@@ -23,4 +23,5 @@ async fn conformance_in_files() {
         SqliteStore::open(directory.path().join(name)).await.expect("a store in a new file")
     };
     conformance::check(fresh).await;
+    conformance::check_audit(fresh).await;
 }

@@ -32,6 +32,7 @@ async fn what_a_store_need_not_write_itself_keeps_every_promise() {
 #[tokio::test]
 async fn a_shared_store_keeps_every_promise() {
     conformance::check(|| async { Arc::new(MemoryStore::new()) }).await;
+    conformance::check_audit(|| async { Arc::new(MemoryStore::new()) }).await;
 }
 
 #[tokio::test]
@@ -133,6 +134,8 @@ enum Flaw {
     UseWraps,
     UseShortens,
     UseCountsAsChange,
+    UseForgetsQuotas,
+    UseMixesQuotas,
     WaitsForEver,
     ForgetsUsers,
     Fails,
@@ -238,6 +241,8 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::UseWraps, &["usage::large_counts_neither_fail_nor_wrap"]),
     (Flaw::UseShortens, &["usage::renewals_only_lengthen"]),
     (Flaw::UseCountsAsChange, &["usage::uses_are_no_changes"]),
+    (Flaw::UseForgetsQuotas, &["usage::quotas_are_added_up_within_their_period"]),
+    (Flaw::UseMixesQuotas, &["usage::quotas_of_another_period_are_skipped"]),
     (Flaw::WaitsForEver, &["storing::changes_without_a_cursor_return_at_once"]),
     (Flaw::PutsExpiriesOff, &["changing::an_expiry_only_comes_earlier"]),
     (Flaw::LeavesChildrenBehind, &["rotating::what_ends_with_it_moves_to_the_successor"]),
@@ -786,6 +791,8 @@ impl TokenStore for FlawedStore {
                 Some(Flaw::UseWraps) => record.request_count = before.request_count.wrapping_add(usage.count),
                 Some(Flaw::UseShortens) => record.expires_at = usage.renewed_to.or(before.expires_at),
                 Some(Flaw::UseCountsAsChange) => record.revision += 1,
+                Some(Flaw::UseForgetsQuotas) => record.quota_use = before.quota_use,
+                Some(Flaw::UseMixesQuotas) => record.quota_use = usage.quota.or(before.quota_use),
                 _ => {}
             }
         }

@@ -48,10 +48,12 @@ pub(crate) fn breakpoint() {
     }
 }
 
-/// Counts `run(once)` and `run(1 + more)` as two regions.
-pub(crate) fn mark_regions(more: u64, mut run: impl FnMut(u64)) {
+/// Counts `run(0)` and `run(times)` as two regions: what is done once for all times lies in both.
+pub(crate) fn mark_regions(times: u64, mut run: impl FnMut(u64)) {
     settle();
-    for times in [1, 1 + more] {
+    // What is only slow right afterwards, or the first time of all, is not stepped through.
+    run(3);
+    for times in [0, times] {
         breakpoint();
         run(times);
         breakpoint();
@@ -76,9 +78,9 @@ fn region(line: &str) -> Option<f64> {
     count.trim().parse().ok()
 }
 
-/// Instructions for each time, of two regions that [`mark_regions`] marked with `more`.
-pub(crate) fn instructions_each(once: f64, again: f64, more: u64) -> f64 {
-    (again - once) / more as f64
+/// Instructions for each time, of the two regions that [`mark_regions`] marked.
+pub(crate) fn instructions_each(none: f64, some: f64, times: u64) -> f64 {
+    (some - none) / times as f64
 }
 
 /// The median of `values`.

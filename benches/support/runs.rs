@@ -1,6 +1,6 @@
 //! Requests sent again and again.
 
-use std::convert::Infallible;
+use std::{collections::VecDeque, convert::Infallible};
 
 use http::{Extensions, Request, Response, StatusCode};
 use tower::Service;
@@ -12,7 +12,7 @@ pub(crate) type Run = Box<dyn FnMut(u64)>;
 
 /// A run of requests that are all let through and arrive with `marks` extensions each.
 pub(crate) fn accepted<S>(
-    mut service: S,
+    service: S,
     template: Request<()>,
     fresh: impl Fn() -> Extensions + 'static,
     marks: usize,
@@ -20,18 +20,30 @@ pub(crate) fn accepted<S>(
 where
     S: Service<Request<()>, Response = Response<Body>, Error = Infallible> + 'static,
 {
-    let mut slot = Some(template);
+    accepted_by_turns(service, vec![template], fresh, marks)
+}
+
+/// The same with several requests, one after the other.
+pub(crate) fn accepted_by_turns<S>(
+    mut service: S,
+    templates: Vec<Request<()>>,
+    fresh: impl Fn() -> Extensions + 'static,
+    marks: usize,
+) -> Run
+where
+    S: Service<Request<()>, Response = Response<Body>, Error = Infallible> + 'static,
+{
+    let mut requests: VecDeque<_> = templates.into();
+    requests.iter_mut().for_each(|request| *request.extensions_mut() = fresh());
     Box::new(move |times| {
-        let mut request = slot.take().expect("it is put back below");
-        *request.extensions_mut() = fresh();
         for _ in 0..times {
-            let response = send(&mut service, request);
+            let response = send(&mut service, requests.pop_front().expect("it is put back below"));
             assert_eq!(response.status(), StatusCode::OK);
-            request = arrived();
+            let mut request = arrived();
             assert_eq!(request.extensions().len(), marks);
             *request.extensions_mut() = fresh();
+            requests.push_back(request);
         }
-        slot = Some(request);
     })
 }
 

@@ -12,11 +12,13 @@ use std::{error::Error, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use keyward::{
     AdminProof, AuthLayer, TokenManager, UserId,
+    audit::AuditLog,
     auth::{AnyOf, ApiKeyAuth, Authenticator, StaticAuth},
+    event::TracingSink,
     jwt::JwtAuth,
     manage::{ListQuery, NewToken, TokenError},
     scope::RoleSet,
-    store::{MemoryStore, SqliteStore, TokenStore},
+    store::{AuditStore, MemoryStore, SqliteStore, TokenStore},
     token::TokenClass,
 };
 use tokio::{net::TcpListener, signal, sync::watch};
@@ -41,13 +43,27 @@ async fn main() {
 
 async fn serve() -> Result<(), Box<dyn Error>> {
     let settings = Settings::from_env()?;
-    let tokens = open_tokens(&settings).await?;
-    print_first_admin_key(&tokens).await?;
+    let (tokens, log) = open_tokens(&settings).await?;
+    let (served, stop_writing) = watch::channel(false);
+    let writing = tokio::spawn(log.clone().run(stopped(stop_writing)));
+    let result = serve_tokens(&settings, tokens, log).await;
+    // The last of all: whatever ends may have something to report.
+    served.send_replace(true);
+    writing.await?;
+    result
+}
 
-    let jwt = tokens::authenticator(&settings.jwt, &roles(&settings), &tokens.audit())?;
-    let app = routes::app(&settings, &tokens, jwt.clone(), auth_layer(&settings, &tokens, jwt.clone()))?;
+async fn serve_tokens(
+    settings: &Settings,
+    tokens: TokenManager,
+    log: AuditLog,
+) -> Result<(), Box<dyn Error>> {
+    let jwt = tokens::authenticator(&settings.jwt, &roles(settings), &tokens.audit())?;
+    let app = routes::app(settings, &tokens, log, jwt.clone(), auth_layer(settings, &tokens, jwt.clone()))?;
     let listener = TcpListener::bind(&settings.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
+    // Only once nothing refuses to start any more: it is shown once.
+    print_first_admin_key(&tokens).await?;
     let (stopping, stop) = watch::channel(false);
     tokio::spawn(async move {
         wait_for_signal().await;
@@ -72,12 +88,21 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn open_tokens(settings: &Settings) -> Result<TokenManager, Box<dyn Error>> {
-    let store: Arc<dyn TokenStore> = match &settings.database {
-        Database::Memory => Arc::new(MemoryStore::new()),
-        Database::Sqlite(path) => Arc::new(SqliteStore::open(path).await?),
+async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Box<dyn Error>> {
+    let (store, entries) = match &settings.database {
+        Database::Memory => for_both(MemoryStore::new()),
+        Database::Sqlite(path) => for_both(SqliteStore::open(path).await?),
     };
-    Ok(TokenManager::builder(store).with_roles(roles(settings)).build())
+    let (audit, log) = AuditLog::new(entries);
+    let tokens =
+        TokenManager::builder(store).with_roles(roles(settings)).with_audit((TracingSink, audit)).build();
+    Ok((tokens, log))
+}
+
+/// One store for the tokens and the audit log.
+fn for_both(store: impl TokenStore + AuditStore) -> (Arc<dyn TokenStore>, Arc<dyn AuditStore>) {
+    let store = Arc::new(store);
+    (store.clone(), store)
 }
 
 /// Who is an administrator at the moment: a key never carries more than that.
@@ -97,7 +122,7 @@ fn auth_layer(settings: &Settings, tokens: &TokenManager, jwt: Option<JwtAuth>) 
         authenticators
             .push(StaticAuth::new(list).with_roles(roles(settings)).with_audit(tokens.audit()).into());
     }
-    let layer = AuthLayer::new(AnyOf::new(authenticators));
+    let layer = AuthLayer::new(AnyOf::new(authenticators)).with_failure_limit(settings.failure_limit.clone());
     match settings.trusted_proxies.clone() {
         Some(proxies) => layer.with_client_ip(proxies),
         None => layer,

@@ -12,6 +12,7 @@ use axum::{
 use keyward::{
     AuthLayer, ConfigError, OwnerLayer, Principal, RequireLayer, TokenManager,
     api::{self, ApiError, OwnTokens},
+    audit::AuditLog,
     jwt::JwtAuth,
 };
 
@@ -30,18 +31,16 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) fn app(
     settings: &Settings,
     tokens: &TokenManager,
+    log: AuditLog,
     jwt: Option<JwtAuth>,
     auth: AuthLayer,
 ) -> Result<Router, ConfigError> {
     let keys = OwnTokens::new(tokens.clone()).debug_ownership(settings.debug_ownership).into_router();
     let jobs = Jobs::default();
-    let admin = Router::new()
-        .nest("/tokens", api::admin_tokens(tokens.clone()))
-        .route("/cleanup", api::admin_cleanup(tokens.clone()));
     // Everything below these prefixes is behind the layer, whether a route is there or not.
     let protected = Router::new()
         .nest("/api", Router::new().nest("/keys", keys).fallback(not_found))
-        .nest("/admin", admin.fallback(not_found))
+        .nest("/admin", admin_routes(tokens.clone(), log).fallback(not_found))
         .nest("/jobs", job_routes(jobs.clone()).fallback(not_found))
         .nest("/users", user_routes(jobs)?.fallback(not_found))
         .route("/whoami", get(whoami))
@@ -61,6 +60,13 @@ pub(crate) fn app(
         .layer(CatchPanicLayer::new())
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT));
     Ok(open.merge(protected).layer(limits))
+}
+
+fn admin_routes(tokens: TokenManager, log: AuditLog) -> Router {
+    Router::new()
+        .nest("/tokens", api::admin_tokens(tokens.clone()))
+        .nest("/audit", api::audit_log(log))
+        .route("/cleanup", api::admin_cleanup(tokens))
 }
 
 fn job_routes(jobs: Jobs) -> Router {

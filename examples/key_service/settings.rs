@@ -1,9 +1,10 @@
 //! The service's settings, from the environment.
 
-use std::{collections::HashSet, fmt, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fmt, num::NonZeroU32, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use keyward::{
     ConfigError, UserId,
+    limit::FailureLimit,
     net::{ForwardedHeader, TrustedProxies},
     store::StaticList,
 };
@@ -15,6 +16,7 @@ pub(crate) struct Settings {
     pub(crate) static_tokens: Option<StaticList>,
     pub(crate) admin_users: HashSet<UserId>,
     pub(crate) trusted_proxies: Option<TrustedProxies>,
+    pub(crate) failure_limit: Option<FailureLimit>,
     pub(crate) debug_ownership: bool,
     pub(crate) jwt: JwtSettings,
 }
@@ -56,14 +58,25 @@ pub(crate) enum Database {
     Sqlite(PathBuf),
 }
 
+/// What means nothing without keys.
+const NEED_KEYS: [&str; 6] = [
+    "JWT_ISSUER",
+    "JWT_AUDIENCE",
+    "JWT_TTL_MINUTES",
+    "KEYWARD_JWT_LEEWAY_SECONDS",
+    "KEYWARD_OIDC_AUDIENCE",
+    "KEYWARD_JWKS_COOLDOWN_SECONDS",
+];
+
 /// Every variable that is read here.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
     "KEYWARD_LISTEN",
     "KEYWARD_DATABASE_URL",
     "KEYWARD_ADMIN_USERS",
     "KEYWARD_TRUSTED_PROXIES",
     "KEYWARD_CLIENT_IP_HEADER",
     "KEYWARD_DEBUG_OWNERSHIP",
+    "KEYWARD_MAX_FAILURES_PER_MINUTE",
     "KEYWARD_BOOTSTRAP",
     "KEYWARD_JWT_LEEWAY_SECONDS",
     "KEYWARD_OIDC_ISSUER",
@@ -113,6 +126,7 @@ impl Settings {
                 get("KEYWARD_TRUSTED_PROXIES")?,
                 get("KEYWARD_CLIENT_IP_HEADER")?,
             )?,
+            failure_limit: parse_failures(get("KEYWARD_MAX_FAILURES_PER_MINUTE")?)?,
             debug_ownership: parse_switch(
                 "KEYWARD_DEBUG_OWNERSHIP",
                 get("KEYWARD_DEBUG_OWNERSHIP")?.as_deref(),
@@ -130,13 +144,20 @@ impl JwtSettings {
             secret: get("JWT_SECRET")?,
             issuer: filled("JWT_ISSUER")?,
             audience: filled("JWT_AUDIENCE")?,
-            lifetime: parse_number("JWT_TTL_MINUTES", filled("JWT_TTL_MINUTES")?, 60)?.saturating_mul(60),
-            leeway: parse_number("KEYWARD_JWT_LEEWAY_SECONDS", filled("KEYWARD_JWT_LEEWAY_SECONDS")?, 60)?,
+            lifetime: parse_number("JWT_TTL_MINUTES", filled("JWT_TTL_MINUTES")?, 60, 1..=1440)?
+                .saturating_mul(60),
+            leeway: parse_number(
+                "KEYWARD_JWT_LEEWAY_SECONDS",
+                filled("KEYWARD_JWT_LEEWAY_SECONDS")?,
+                60,
+                0..=300,
+            )?,
             keys: Self::read_keys(&filled)?,
             cool_down: parse_number(
                 "KEYWARD_JWKS_COOLDOWN_SECONDS",
                 filled("KEYWARD_JWKS_COOLDOWN_SECONDS")?,
                 30,
+                1..=86_400,
             )?,
             dev_login: switch("ENABLE_LOGIN")?,
         };
@@ -147,8 +168,13 @@ impl JwtSettings {
                  KEYWARD_ALLOW_DEV_LOGIN_IN_RELEASE=true",
             ));
         }
-        let lifetime_is_set = filled("JWT_TTL_MINUTES")?.is_some();
-        settings.check(lifetime_is_set)?;
+        let mut mentioned = None;
+        for name in NEED_KEYS {
+            if filled(name)?.is_some() {
+                mentioned = mentioned.or(Some(name));
+            }
+        }
+        settings.check(mentioned)?;
         Ok(settings)
     }
 
@@ -175,8 +201,7 @@ impl JwtSettings {
     }
 
     /// Half a setting would look like protection and be none.
-    fn check(&self, lifetime_is_set: bool) -> Result<(), ConfigError> {
-        let has_oidc = matches!(self.keys, Some(KeySource::Oidc { .. }));
+    fn check(&self, mentioned: Option<&str>) -> Result<(), ConfigError> {
         let named = self.issuer.is_some() && self.audience.is_some();
         let needs_names = self.secret.is_some()
             || self.dev_login
@@ -189,22 +214,44 @@ impl JwtSettings {
         if needs_names && !named {
             return Err(ConfigError::new("JSON Web Tokens need JWT_ISSUER and JWT_AUDIENCE; set both"));
         }
-        let mentioned = self.issuer.is_some() || self.audience.is_some() || lifetime_is_set;
-        if mentioned && self.secret.is_none() && self.keys.is_none() && !has_oidc {
+        if let (Some(name), None, None) = (mentioned, &self.secret, &self.keys) {
+            return Err(ConfigError::new(format!(
+                "{name} needs keys: set JWT_SECRET, KEYWARD_OIDC_ISSUER, KEYWARD_JWKS_URL or KEYWARD_JWKS_FILE"
+            )));
+        }
+        if self.issuer.is_some() && !needs_names {
             return Err(ConfigError::new(
-                "JWT_ISSUER, JWT_AUDIENCE and JWT_TTL_MINUTES need keys: set JWT_SECRET, KEYWARD_OIDC_ISSUER, \
-                 KEYWARD_JWKS_URL or KEYWARD_JWKS_FILE",
+                "JWT_ISSUER is the issuer of JWT_SECRET and of a key set; unset it, since the tokens of \
+                 KEYWARD_OIDC_ISSUER name that one",
             ));
         }
         Ok(())
     }
 }
 
-fn parse_number(name: &str, value: Option<String>, default: u32) -> Result<Duration, ConfigError> {
+/// Zero is no limit.
+fn parse_failures(value: Option<String>) -> Result<Option<FailureLimit>, ConfigError> {
+    let Some(value) = value.filter(|value| !value.trim().is_empty()) else {
+        return Ok(Some(FailureLimit::default()));
+    };
+    let failures: u32 = value.trim().parse().map_err(|_| {
+        ConfigError::new("KEYWARD_MAX_FAILURES_PER_MINUTE must be a whole number, or 0 for no limit")
+    })?;
+    Ok(NonZeroU32::new(failures).map(FailureLimit::per_minute))
+}
+
+fn parse_number(
+    name: &str,
+    value: Option<String>,
+    default: u32,
+    range: RangeInclusive<u32>,
+) -> Result<Duration, ConfigError> {
     let Some(value) = value else { return Ok(Duration::from_secs(default.into())) };
-    let number: Option<u32> = value.trim().parse().ok().filter(|number| *number > 0);
-    let number =
-        number.ok_or_else(|| ConfigError::new(format!("{name} must be a whole number above zero")))?;
+    let number: Option<u32> = value.trim().parse().ok().filter(|number| range.contains(number));
+    let number = number.ok_or_else(|| {
+        let (least, most) = range.into_inner();
+        ConfigError::new(format!("{name} must be a whole number from {least} to {most}"))
+    })?;
     Ok(Duration::from_secs(number.into()))
 }
 
@@ -267,6 +314,8 @@ mod tests {
         assert_eq!(settings.listen, "127.0.0.1:3000");
         assert!(matches!(settings.database, Database::Sqlite(path) if path.ends_with("keyward.db")));
         assert!(settings.static_tokens.is_none() && !settings.debug_ownership);
+        assert!(settings.failure_limit.is_some());
+        assert!(read(&[("KEYWARD_MAX_FAILURES_PER_MINUTE", "0")]).unwrap().failure_limit.is_none());
     }
 
     #[test]
@@ -290,10 +339,17 @@ mod tests {
             ("KEYWARD_TRUSTED_PROXIES", "proxy.example"),
             ("KEYWARD_CLIENT_IP_HEADER", "Host"),
             ("KEYWARD_DEBUG_OWNERSHIP", "yes"),
+            ("KEYWARD_MAX_FAILURES_PER_MINUTE", "-1"),
+            ("KEYWARD_MAX_FAILURES_PER_MINUTE", "many"),
             ("KEYWARD_BOOTSTRAP", "public"),
             ("JWT_SECRET", "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N"),
             ("JWT_ISSUER", "https://login.example"),
             ("JWT_TTL_MINUTES", "5"),
+            ("JWT_TTL_MINUTES", "1441"),
+            ("KEYWARD_JWT_LEEWAY_SECONDS", "60"),
+            ("KEYWARD_JWT_LEEWAY_SECONDS", "301"),
+            ("KEYWARD_OIDC_AUDIENCE", "https://api.example"),
+            ("KEYWARD_JWKS_COOLDOWN_SECONDS", "5"),
             ("JWT_TTL_MINUTES", "soon"),
             ("ENABLE_LOGIN", "true"),
             ("ENABLE_LOGIN", "maybe"),

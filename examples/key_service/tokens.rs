@@ -13,7 +13,7 @@ use keyward::{
     ConfigError, UserId,
     api::{ApiError, JsonBody},
     event::Audit,
-    jwt::{JwtAuth, JwtBuilder, JwtIssuer, KeySet, Said, UserIds},
+    jwt::{Algorithm, JwtAuth, JwtBuilder, JwtIssuer, KeySet, Said, UserIds, VerifyingKey},
     principal::RoleDirectory,
     scope::RoleSet,
 };
@@ -32,7 +32,8 @@ pub(crate) fn authenticator<R: RoleDirectory + Clone>(
 ) -> Result<Option<JwtAuth>, ConfigError> {
     let (mut local, mut oidc) = (None, None);
     if let Some(secret) = &settings.secret {
-        local = Some(named(JwtAuth::hs256(secret), settings));
+        let key = VerifyingKey::hmac(Algorithm::HS256, secret).map_err(|error| about("JWT_SECRET", &error));
+        local = Some(named(JwtAuth::key(key), settings));
     }
     match &settings.keys {
         None => {}
@@ -47,7 +48,7 @@ pub(crate) fn authenticator<R: RoleDirectory + Clone>(
             let keys = fs::read(path).map_err(|error| {
                 ConfigError::new(format!("KEYWARD_JWKS_FILE: {} cannot be read: {error}", path.display()))
             })?;
-            let keys = KeySet::from_jwks(keys)?;
+            let keys = KeySet::from_jwks(keys).map_err(|error| about("KEYWARD_JWKS_FILE", &error))?;
             local = Some(match local {
                 Some(builder) => builder.and_keys(&keys),
                 None => named(JwtAuth::keys(&keys), settings),
@@ -65,14 +66,32 @@ pub(crate) fn authenticator<R: RoleDirectory + Clone>(
             .with_audit(audit.clone())
             .build()
     };
+    // What is wrong with the secret says so itself; what else can be wrong is where the keys are.
+    let build_local = |builder| {
+        let built = build(builder, UserIds::Subject);
+        if settings.secret.is_some() {
+            built
+        } else {
+            built.map_err(|error| about("KEYWARD_JWKS_URL", &error))
+        }
+    };
+    let build_oidc =
+        |builder, users| build(builder, users).map_err(|error| about("KEYWARD_OIDC_ISSUER", &error));
     match (local, oidc) {
         (None, None) => Ok(None),
-        (Some(only), None) | (None, Some(only)) => build(only, UserIds::Subject).map(Some),
+        (Some(only), None) => build_local(only).map(Some),
+        (None, Some(only)) => build_oidc(only, UserIds::Subject).map(Some),
         (Some(first), Some(second)) => {
-            let both = [build(first, UserIds::Subject)?, build(second, UserIds::Namespaced)?];
-            JwtAuth::any_of(both).map(Some)
+            let both = [build_local(first)?, build_oidc(second, UserIds::Namespaced)?];
+            JwtAuth::any_of(both).map_err(|error| about("KEYWARD_OIDC_ISSUER", &error)).map(Some)
         }
     }
+}
+
+/// The same error, by the name of the variable to change.
+fn about(name: &str, error: &ConfigError) -> ConfigError {
+    let text = error.to_string();
+    if text.starts_with(name) { error.clone() } else { ConfigError::new(format!("{name}: {text}")) }
 }
 
 fn named(builder: JwtBuilder, settings: &JwtSettings) -> JwtBuilder<Said, Said> {

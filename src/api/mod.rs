@@ -7,10 +7,10 @@
 //!
 //! | own keys, below the mount point | |
 //! |---|---|
-//! | `POST /` | creates one: `name`, `scopes`, `expires_in_days`, `allowed_ips`, `metadata`, `child` |
+//! | `POST /` | creates one: `name`, `scopes`, `expires_in_days`, `allowed_ips`, `metadata`, [`limits`](crate::limit::Limits), `child` |
 //! | `GET /?cursor&limit&status&expiring_within_days&unused_for_days` | lists them, newest first |
 //! | `DELETE /` | revokes all of them |
-//! | `GET`, `PATCH /{id}` | shows, changes one (`name`, `scopes`, `allowed_ips`, `metadata`, `enabled`) |
+//! | `GET`, `PATCH /{id}` | shows, changes one (`name`, `scopes`, `allowed_ips`, `metadata`, `limits`, `enabled`) |
 //! | `DELETE /{id}?cascade` | revokes one; with `cascade=true` also what was made through it |
 //! | `POST /{id}/rotate` | replaces one: `overlap_seconds` |
 //! | `POST /{id}/finish-rotation` | ends the overlap of a replaced one that nobody uses any more; with `force`, in any case |
@@ -23,29 +23,42 @@
 //! | `DELETE /{id}?cascade` | revokes one; with `cascade=true` also what was made through it, whose ever it is |
 //!
 //! [`admin_cleanup`] is for `POST`: it removes tokens that ended long ago.
+//!
+//! [`audit_log`] lets the role `admin` search the stored audit log:
+//!
+//! | audit log, below the mount point | |
+//! |---|---|
+//! | `GET /?user_id&token_id&event&outcome&since&until&cursor&limit` | lists entries, newest first |
+//!
+//! The events of all these routes carry the request's id, if it has the header `X-Request-Id`.
 
 use std::convert::Infallible;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Query, State, rejection::QueryRejection},
+    extract::{DefaultBodyLimit, Query, Request, State, rejection::QueryRejection},
     http::StatusCode,
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
 
 use crate::{
+    auth::RequestHead,
     error::AuthError,
+    event::InRequest,
     layer::RequireLayer,
     manage::{Actor, Cleanup, TokenManager},
     principal::Principal,
 };
 
+mod audit;
 mod body;
 mod problem;
 mod request;
 mod view;
 
+pub use audit::audit_log;
 pub use body::JsonBody;
 pub use problem::ApiError;
 use request::{
@@ -119,6 +132,7 @@ impl OwnTokens {
             .route_layer(read)
             .merge(writing.route_layer(write))
             .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(middleware::from_fn(in_request))
             .with_state(self.tokens)
     }
 }
@@ -135,6 +149,7 @@ pub fn admin_tokens<S: Clone + Send + Sync + 'static>(tokens: TokenManager) -> R
         .merge(writing)
         .route_layer(RequireLayer::role(crate::principal::ADMIN_ROLE))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(in_request))
         .with_state(tokens)
 }
 
@@ -158,7 +173,14 @@ pub fn admin_cleanup<S: Clone + Send + Sync + 'static>(tokens: TokenManager) -> 
         .with_state(tokens)
         .layer::<_, Infallible>(DefaultBodyLimit::max(MAX_BODY))
         .layer::<_, Infallible>(RequireLayer::scope("admin:write"))
-        .layer(RequireLayer::role(crate::principal::ADMIN_ROLE))
+        .layer::<_, Infallible>(RequireLayer::role(crate::principal::ADMIN_ROLE))
+        .layer(middleware::from_fn(in_request))
+}
+
+/// Gives the request's id to the events that happen in it.
+async fn in_request(request: Request, next: Next) -> Response {
+    let id = RequestHead::new(&request).request_id().map(str::to_owned);
+    InRequest::new(id.as_deref(), next.run(request)).await
 }
 
 type Params<T> = Result<Query<T>, QueryRejection>;

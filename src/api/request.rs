@@ -12,6 +12,7 @@ use crate::{
     api::ApiError,
     auth::RequestHead,
     id::{TokenId, UserId},
+    limit::Limits,
     manage::{Finish, ListQuery, NewToken, TokenUpdate},
     net::IpList,
     scope::{Grant, ScopeSet},
@@ -33,6 +34,7 @@ pub(super) struct CreateBody {
     expires_in_days: Option<u32>,
     allowed_ips: Option<Vec<String>>,
     metadata: Option<Metadata>,
+    limits: Option<Limits>,
     #[serde(default)]
     child: bool,
 }
@@ -47,6 +49,9 @@ impl CreateBody {
         }
         if let Some(list) = read_ips(self.allowed_ips)? {
             new = new.with_allowed_ips(list);
+        }
+        if let Some(limits) = self.limits {
+            new = new.with_limits(limits);
         }
         match self.expires_in_days {
             None => Ok(new),
@@ -65,12 +70,13 @@ pub(super) struct CreateForBody {
     expires_in_days: Option<u32>,
     allowed_ips: Option<Vec<String>>,
     metadata: Option<Metadata>,
+    limits: Option<Limits>,
 }
 
 impl CreateForBody {
     pub(super) fn into_new_token(self) -> Result<NewToken, ApiError> {
-        let Self { user_id, name, scopes, expires_in_days, allowed_ips, metadata } = self;
-        let own = CreateBody { name, scopes, expires_in_days, allowed_ips, metadata, child: false };
+        let Self { user_id, name, scopes, expires_in_days, allowed_ips, metadata, limits } = self;
+        let own = CreateBody { name, scopes, expires_in_days, allowed_ips, metadata, limits, child: false };
         Ok(own.into_new_token()?.for_user(read_user(&user_id)?))
     }
 }
@@ -86,6 +92,8 @@ pub(super) struct PatchBody {
     allowed_ips: Option<Option<Vec<String>>>,
     #[serde(default, deserialize_with = "present")]
     metadata: Option<Metadata>,
+    #[serde(default, deserialize_with = "present")]
+    limits: Option<Option<Limits>>,
     #[serde(default, deserialize_with = "present")]
     enabled: Option<bool>,
 }
@@ -104,6 +112,9 @@ impl PatchBody {
         }
         if let Some(metadata) = self.metadata {
             update = update.with_metadata(metadata);
+        }
+        if let Some(limits) = self.limits {
+            update = update.with_limits(limits.unwrap_or_default());
         }
         if let Some(enabled) = self.enabled {
             update = update.with_enabled(enabled);
@@ -220,7 +231,7 @@ pub(super) fn params<T: DeserializeOwned>(params: Result<Query<T>, QueryRejectio
     params.map(|Query(params)| params).map_err(|_| ApiError::bad_request(sentence))
 }
 
-fn read_user(user: &str) -> Result<UserId, ApiError> {
+pub(super) fn read_user(user: &str) -> Result<UserId, ApiError> {
     let sentence =
         "`user_id` is 1 to 255 bytes without control characters and without white space at its ends.";
     UserId::new(user).map_err(|_| ApiError::bad_request(sentence))
@@ -303,10 +314,6 @@ impl<S: Send + Sync> FromRequestParts<S> for AuditReason {
         let reason = std::str::from_utf8(reason.as_bytes()).map_err(|_| wrong())?.trim();
         let head = RequestHead::from_parts(parts);
         let fits = (1..=200).contains(&reason.chars().count()) && !head.shares_text_with_credential(reason);
-        if fits && !reason.chars().any(crate::id::is_unprintable) {
-            Ok(Self(reason.to_owned()))
-        } else {
-            Err(wrong())
-        }
+        if fits && crate::id::is_printable(reason) { Ok(Self(reason.to_owned())) } else { Err(wrong()) }
     }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     id::{TokenId, UserId},
+    limit::Limits,
     manage::{Finished, IssuedToken, TokenManager, TokenPage},
     net::IpList,
     scope::{Grant, RoleSet},
@@ -25,6 +26,7 @@ pub(super) struct TokenView<'a> {
     roles: &'a Grant<RoleSet>,
     allowed_ips: Option<&'a IpList>,
     metadata: &'a Metadata,
+    limits: Option<Limits>,
     created_at: UnixTime,
     created_ip: Option<IpAddr>,
     created_by: Option<TokenId>,
@@ -52,6 +54,7 @@ impl<'a> TokenView<'a> {
             roles: &record.roles,
             allowed_ips: record.allowed_ips.as_ref(),
             metadata: &record.metadata,
+            limits: Some(record.limits).filter(|limits| !limits.is_empty()),
             created_at: record.created_at,
             created_ip: record.created_ip,
             created_by: record.created_by,

@@ -2,12 +2,13 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::{
     auth::{Authenticator, RequestHead, Revocations, Verdict},
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Alert, Audit, Event},
+    limit::{Exceeded, Limiter},
     principal::{Credential, Principal},
     store::{
         TokenLookup,
@@ -31,6 +32,9 @@ static X_KEY_GRACE_UNTIL: HeaderName = HeaderName::from_static("x-key-grace-unti
 ///
 /// For 30 days before a key expires, responses carry `X-Key-Expires` with the time (RFC 3339, UTC); in its
 /// grace period also `X-Key-Grace-Until`. A header that the service sets itself stays as it is.
+///
+/// A key with limits is answered 429 beyond them, and told where they stand in `RateLimit`; see
+/// [`limit`](crate::limit).
 ///
 /// ```
 /// use keyward::{AuthLayer, TokenManager, auth::ApiKeyAuth, store::MemoryStore};
@@ -70,6 +74,9 @@ impl Authenticator for ApiKeyAuth {
             }
             Cached::Dead(dead) => Verdict::Decided(Err(self.refuse(&dead, head.client_ip))),
             Cached::Miss => {
+                if self.lookup.knows(&digest) {
+                    head.note_known();
+                }
                 let (auth, client_ip, method) = (self.clone(), head.client_ip, head.method.clone());
                 Verdict::Pending(Box::pin(async move {
                     let credential = auth.lookup.load(digest).await.inspect_err(|error| {
@@ -103,14 +110,20 @@ impl ApiKeyAuth {
         if credential.read_only && !method.is_safe() {
             return Err(about(&credential, AuthErrorKind::Invalid, Refusal::ReadOnly));
         }
-        if let Some(list) = credential.allowed_ips()
-            && !client_ip.is_some_and(|ip| list.contains(ip))
-        {
-            return Err(about(&credential, AuthErrorKind::Forbidden, Refusal::ClientIp));
+        let mut told = None;
+        if let Some(extra) = &credential.extra {
+            if let Some(list) = &extra.allowed_ips
+                && !client_ip.is_some_and(|ip| list.contains(ip))
+            {
+                return Err(about(&credential, AuthErrorKind::Forbidden, Refusal::ClientIp));
+            }
+            if let Some(limiter) = &extra.limiter {
+                told = Some(count_request(&credential, limiter, now)?);
+            }
         }
         self.lookup.count_use(&credential, now, client_ip);
         let is_ending = credential.expires_at <= now.saturating_add(EXPIRY_NOTICE);
-        let mut principal = Principal::new(credential, client_ip);
+        let mut principal = Principal::telling(credential, client_ip, told);
         if is_ending {
             tell_end(&mut principal);
         }
@@ -140,6 +153,22 @@ fn tell_end(principal: &mut Principal) {
     for (name, time) in told {
         if let Some(value) = time.and_then(|time| HeaderValue::try_from(time.to_string()).ok()) {
             principal.tell(name.clone(), value);
+        }
+    }
+}
+
+/// Counts a request that is limited. Gives what the response shall tell of the limits.
+#[inline(never)]
+fn count_request(
+    credential: &Credential,
+    limiter: &Limiter,
+    now: UnixTime,
+) -> Result<Box<HeaderMap>, AuthError> {
+    match limiter.admit(now) {
+        Ok(told) => Ok(Box::new(told.into_map())),
+        Err(Exceeded { reason, retry_after, told }) => {
+            let error = about(credential, AuthErrorKind::TooManyRequests, reason);
+            Err(error.retry_in(retry_after).with_headers(told.into_map()))
         }
     }
 }

@@ -36,6 +36,12 @@ impl fmt::Debug for Word<'_> {
 }
 
 impl<'a> Presented<'a> {
+    /// What a reader found in `Authorization` before.
+    #[cfg(feature = "_jwt")]
+    pub(crate) fn bearer(token: &'a [u8]) -> Self {
+        Self::Bearer(Word(token))
+    }
+
     /// The credential's text: printable ASCII. It is empty if what was presented is not one word; then
     /// the layer answers 400, whatever an authenticator says other than yes.
     #[must_use]
@@ -274,16 +280,28 @@ fn is_word(bytes: &[u8]) -> bool {
 /// credential of ours.
 fn read_bearer(value: &HeaderValue) -> Result<Option<Presented<'_>>, AuthError> {
     let value = value.as_bytes();
+    // As nearly all clients write it.
+    if let Some((b"Bearer ", token)) = value.split_first_chunk() {
+        return read_token(trim_spaces(token)).map(|word| Some(Presented::Bearer(word)));
+    }
     let scheme = value.iter().take_while(|byte| is_tchar(**byte)).count();
     let (scheme, rest) = value.split_at(scheme);
     if !scheme.eq_ignore_ascii_case(b"bearer") {
         return if value.is_ascii() { Ok(None) } else { Err(unreadable()) };
     }
-    let token = rest.trim_ascii();
+    let token = trim_spaces(rest);
     match rest.first() {
         Some(b' ') | None => read_token(token).map(|word| Some(Presented::Bearer(word))),
         Some(_) => Err(unreadable()),
     }
+}
+
+/// Without the spaces around it; a tab there is not of the form of RFC 6750.
+fn trim_spaces(mut text: &[u8]) -> &[u8] {
+    while let [b' ', rest @ ..] | [rest @ .., b' '] = text {
+        text = rest;
+    }
+    text
 }
 
 /// Whether one of the two texts holds the other. Eight characters in common may be chance, or too few to

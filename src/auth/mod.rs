@@ -7,13 +7,16 @@ use http::{Extensions, HeaderMap, Method, Uri};
 use crate::{error::AuthError, event::Audit, principal::Principal, secret::without_secrets};
 
 mod api_key;
+mod attempt;
 mod credential;
 mod revocations;
 mod static_token;
 
 pub use api_key::ApiKeyAuth;
+pub(crate) use attempt::Attempt;
 use credential::shares_text;
 pub use credential::{CredentialReader, Presented, Word};
+pub(crate) use revocations::Adoption;
 pub use revocations::{JwtSubject, RevocationRefresh, Revocations, Subject};
 pub use static_token::StaticAuth;
 
@@ -33,6 +36,8 @@ pub struct RequestHead<'a> {
     pub client_ip: Option<IpAddr>,
     /// The one credential that was presented, if any.
     pub presented: Option<Presented<'a>>,
+    /// What the layer knows of others from this address, if it counts failures.
+    pub(crate) attempt: Option<&'a Attempt<'a>>,
 }
 
 /// Without headers and query, which may hold credentials.
@@ -56,6 +61,7 @@ impl<'a> RequestHead<'a> {
             extensions: request.extensions(),
             client_ip: None,
             presented: None,
+            attempt: None,
         }
     }
 
@@ -68,6 +74,20 @@ impl<'a> RequestHead<'a> {
             extensions: &parts.extensions,
             client_ip: None,
             presented: None,
+            attempt: None,
+        }
+    }
+
+    /// Whether so many credentials from this address were wrong that an unknown one must not cost anything at once:
+    /// then a verdict that costs something is pending, and the layer has its turn come or not.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.attempt.is_some_and(|attempt| attempt.is_suspect(self.client_ip))
+    }
+
+    /// Tells the layer that the credential is known, and only waits for something else: that is no guess.
+    pub(crate) fn note_known(&self) {
+        if let Some(attempt) = self.attempt {
+            attempt.note_known();
         }
     }
 
@@ -94,7 +114,9 @@ impl<'a> RequestHead<'a> {
 /// Checks one kind of credential.
 ///
 /// The layer asks each request's authenticator once. Decide at once what can be decided at once; a
-/// [`Verdict::Pending`] costs an allocation and is for what needs a store.
+/// [`Verdict::Pending`] costs an allocation and is for what needs a store. A verdict that is pending is not
+/// waited for while its client's address fails too often; see [`FailureLimit`](crate::limit::FailureLimit). So
+/// have the future do what costs something, not the call that makes it.
 ///
 /// ```
 /// use keyward::{AuthErrorKind, Principal, UserId, principal::AuthMethod};

@@ -1,6 +1,14 @@
 //! Withdrawing what is not stored: JWTs, static tokens, and all other credentials of a user.
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use crate::{
     error::{AuthError, AuthErrorKind, Refusal},
@@ -14,7 +22,8 @@ use crate::{
 /// A [`TokenLookup`] answers from what its store denies. Ask in this order: `generation`, `refresh` if there
 /// was none, `check`; a verdict that is kept is good for as long as `generation` stays what it was before.
 pub trait Revocations: fmt::Debug + Send + Sync + 'static {
-    /// A number that changes whenever an answer may have changed; `None` when [`refresh`](Self::refresh)
+    /// A number that changes whenever an answer may have changed, and that no other source of this program has:
+    /// authenticators that share what they verified compare it. `None` when [`refresh`](Self::refresh)
     /// must be awaited first.
     fn generation(&self, now: UnixTime) -> Option<u64>;
 
@@ -23,6 +32,11 @@ pub trait Revocations: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Refusal::UserInactive`] or [`Refusal::Revoked`].
     fn check(&self, subject: &Subject<'_>) -> Result<(), Refusal>;
+
+    /// A number that only this source of answers has, in whichever `Arc`; `None` if it has none.
+    fn source(&self) -> Option<u64> {
+        None
+    }
 
     /// Brings the answers up to date. It fails only if there never were any: otherwise the last ones are
     /// used while the store is down.
@@ -70,7 +84,51 @@ impl<'a> JwtSubject<'a> {
     }
 }
 
+/// Keeps whom an authenticator asks from being two: what one of them denies the other may not know.
+#[derive(Debug, Default)]
+pub(crate) struct Adoption {
+    /// It was said by name, and stays.
+    pub(crate) named: bool,
+    torn: AtomicBool,
+}
+
+impl Clone for Adoption {
+    fn clone(&self) -> Self {
+        Self { named: self.named, torn: AtomicBool::new(self.is_torn()) }
+    }
+}
+
+impl Adoption {
+    /// Of an authenticator that was, or was not, told by name whom to ask.
+    #[cfg(feature = "_jwt")]
+    pub(crate) fn new(named: bool) -> Self {
+        Self { named, ..Self::default() }
+    }
+
+    /// Notes that `offered` was offered to an authenticator that asks `asked`.
+    pub(crate) fn offer(&self, asked: &Arc<dyn Revocations>, offered: &Arc<dyn Revocations>) {
+        let same_source = asked.source().is_some_and(|source| offered.source() == Some(source));
+        if !self.named && !same_source && !Arc::ptr_eq(asked, offered) {
+            self.torn.store(true, Ordering::Relaxed);
+            tracing::error!(
+                "one authenticator stands beside the keys of two stores, by an `Arc` or a clone of an `AnyOf`, so it \
+                 cannot tell whose suspended users count; it answers 500 now: give each `AnyOf` its own clone"
+            );
+        }
+    }
+
+    /// Whether it must refuse everybody.
+    #[inline]
+    pub(crate) fn is_torn(&self) -> bool {
+        self.torn.load(Ordering::Relaxed)
+    }
+}
+
 impl Revocations for TokenLookup {
+    fn source(&self) -> Option<u64> {
+        Some(self.inner().denied.source())
+    }
+
     fn generation(&self, now: UnixTime) -> Option<u64> {
         self.inner().denied.generation(now)
     }

@@ -12,8 +12,8 @@ use std::{
 use hashbrown::HashTable;
 
 use crate::{
-    auth::{Authenticator, RequestHead, Revocations, Subject, Verdict},
-    error::AuthError,
+    auth::{Adoption, Authenticator, RequestHead, Revocations, Subject, Verdict},
+    error::{AuthError, AuthErrorKind},
     event::Audit,
     principal::{AuthMethod, Credential, Principal, RoleDirectory},
     scope::RoleSet,
@@ -57,6 +57,7 @@ pub struct StaticAuth {
     entries: Arc<HashTable<Entry>>,
     /// Each clone's own, until it is filled.
     judge: OnceLock<Arc<Judge>>,
+    adoption: Adoption,
 }
 
 /// One token of the list.
@@ -84,11 +85,13 @@ impl StaticAuth {
             clock: Arc::new(SystemClock),
             entries: Arc::default(),
             judge: OnceLock::new(),
+            adoption: Adoption::default(),
         };
         auth.rebuilt()
     }
 
-    /// Which roles users have; by default static tokens carry none.
+    /// Which roles users have; by default static tokens carry none. It is asked now, for each user of the list: roles
+    /// that change later need a new `StaticAuth`.
     #[must_use]
     pub fn with_roles(mut self, directory: impl RoleDirectory) -> Self {
         self.roles = Some(Arc::new(directory));
@@ -120,6 +123,7 @@ impl StaticAuth {
     #[must_use]
     pub fn with_revocations(mut self, revocations: impl Revocations) -> Self {
         self.judge = OnceLock::from(self.judge_with(Arc::new(revocations)));
+        self.adoption.named = true;
         self
     }
 
@@ -169,8 +173,12 @@ impl Authenticator for StaticAuth {
         let found = self.entries.find(digest.prefix(), |entry| entry.credential.digest == digest);
         let Some(entry) = found else { return Verdict::Abstain };
         match self.judge.get() {
+            _ if self.adoption.is_torn() => Verdict::Decided(Err(AuthErrorKind::Misconfigured.into())),
             None => Verdict::Decided(Ok(Principal::new(entry.credential.clone(), head.client_ip))),
-            Some(judge) => judge.verdict(entry, self.clock.now(), head.client_ip),
+            Some(judge) => {
+                head.note_known();
+                judge.verdict(entry, self.clock.now(), head.client_ip)
+            }
         }
     }
 
@@ -179,8 +187,12 @@ impl Authenticator for StaticAuth {
     }
 
     fn adopt_revocations(&self, revocations: &Arc<dyn Revocations>) {
-        // What was chosen by name stays.
-        let _ = self.judge.set(self.judge_with(revocations.clone()));
+        let judge = self.judge.get_or_init(|| self.judge_with(revocations.clone()));
+        self.adoption.offer(&judge.revocations, revocations);
+    }
+
+    fn revocations(&self) -> Option<Arc<dyn Revocations>> {
+        self.judge.get().map(|judge| judge.revocations.clone())
     }
 }
 

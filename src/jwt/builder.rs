@@ -19,13 +19,14 @@ use super::{
     fetch::HttpFetch,
     jwk,
     key::{Algorithm, KeySet, VerifyingKey},
+    loader::{Parse, Source},
     names::{IntoAudience, IntoIssuer},
-    remote::{Parse, RemoteKeys, RemoteSettings, Source},
+    remote::{RemoteKeys, RemoteSettings},
     several::check_users,
     verify::{ConfirmationVerifier, Trust, UserIds, Verifier},
 };
 use crate::{
-    auth::Revocations,
+    auth::{Adoption, Revocations},
     error::ConfigError,
     event::{Alert, Audit, Event},
     principal::RoleDirectory,
@@ -271,7 +272,8 @@ impl<I, A> JwtBuilder<I, A> {
         self.change(|settings| settings.rules.roles = Some(path.into()))
     }
 
-    /// Which roles users have beside those that their tokens name; none by default. Asked once for each token.
+    /// Which roles users have beside those that their tokens name; none by default. Asked when a token is first
+    /// seen, and again once a minute while it is used.
     pub fn with_roles(self, directory: impl RoleDirectory) -> Self {
         self.change(|settings| settings.directory = Some(Arc::new(directory)))
     }
@@ -316,12 +318,16 @@ impl<I, A> JwtBuilder<I, A> {
     /// How often a key set may be fetched because of a key that it lacks, or again after a failure; every
     /// 30 seconds by default.
     pub fn with_cool_down(self, cool_down: Duration) -> Self {
-        self.change(|settings| settings.cool_down = cool_down)
+        let builder = self.change(|settings| settings.cool_down = cool_down);
+        let long_enough = cool_down >= Duration::from_secs(1);
+        builder.refuse_unless(long_enough, "the cool-down between two fetches of keys is at least one second")
     }
 
     /// How long a key set is used while it cannot be fetched again; 24 hours by default. Then answers are 503.
     pub fn with_max_stale(self, bound: Duration) -> Self {
-        self.change(|settings| settings.max_stale = bound)
+        let builder = self.change(|settings| settings.max_stale = bound);
+        let long_enough = bound >= Duration::from_secs(60);
+        builder.refuse_unless(long_enough, "a key set must be used for at least a minute: nothing would work")
     }
 
     /// The HTTP client that fetches metadata and keys; with the feature `jwks` one is there.
@@ -379,16 +385,18 @@ impl JwtBuilder<Said, Said> {
             directory: self.settings.directory,
         };
         check_users(std::slice::from_ref(&trust))?;
+        let adoption = Adoption::new(self.settings.revocations.is_some());
         let revocations = OnceLock::new();
         if let Some(chosen) = self.settings.revocations {
             let _ = revocations.set(chosen);
         }
         Ok(JwtAuth::from_verifier(Verifier {
-            trusts: vec![trust],
+            trusts: Arc::new([trust]),
             max_token_bytes: self.settings.max_token_bytes,
-            verified: VerifiedTokens::new(self.settings.cache_bytes, random_seed()?),
+            verified: Arc::new(VerifiedTokens::new(self.settings.cache_bytes, random_seed()?)),
             cache_bytes: self.settings.cache_bytes,
             revocations,
+            adoption,
             clock,
             audit,
         }))

@@ -3,7 +3,8 @@
 //! The index is a keyed hash of a token's last 16 bytes, which belong to its signature; an entry is used
 //! only when the whole token is equal, byte for byte. So no two tokens can ever share an entry, whatever the
 //! hash does, and a look-up costs a comparison instead of a SHA-256 of 700 bytes. The price is that verified
-//! tokens stay in memory until they expire or make room: they are wiped then and never shown.
+//! tokens stay in memory until they make room, are refused when they are presented again, or are swept out after
+//! their end: they are wiped then and never shown.
 //!
 //! Only verified tokens get in. Whoever cannot sign can neither fill the cache nor choose what is in it, and
 //! the key of the hash keeps an issuer from piling its tokens into one place.
@@ -19,12 +20,15 @@ use std::{
 use hashbrown::HashTable;
 use zeroize::Zeroizing;
 
-use crate::{principal::Credential, secret::TokenDigest};
+use crate::{principal::Credential, scope::Grant, secret::TokenDigest, time::UnixTime};
 
 const SHARDS: usize = 32;
 
 /// What an entry takes beside the token's own bytes and claims, roughly.
 const ENTRY_BYTES: usize = 512;
+
+/// What a scope or a role takes, roughly.
+const NAME_BYTES: usize = 48;
 
 /// A verified token and when it must be looked at again.
 pub(super) struct Entry {
@@ -67,7 +71,19 @@ impl Entry {
     }
 
     fn weight(&self) -> usize {
-        weight(self.token.len())
+        let names = match &self.credential.scopes {
+            Grant::All => 0,
+            Grant::Only(scopes) => scopes.iter().count(),
+        };
+        weight(self.token.len()) + NAME_BYTES * (names + self.credential.roles.iter().count())
+    }
+
+    /// Whether the other is of the same token, judged by the same.
+    fn is_as_good_as(&self, other: &Self) -> bool {
+        let same = |a: &AtomicU64, b: &AtomicU64| a.load(Ordering::Relaxed) == b.load(Ordering::Relaxed);
+        self.credential.fresh_until >= other.credential.fresh_until
+            && same(&self.keys_epoch, &other.keys_epoch)
+            && same(&self.revocations, &other.revocations)
     }
 }
 
@@ -138,11 +154,33 @@ impl VerifiedTokens {
         weight(token.len()) <= self.budget
     }
 
+    /// Drops this token, which turned out not to be good any more.
+    pub(super) fn forget(&self, token: &[u8]) {
+        if self.find(token, |_| Some(())).is_some() {
+            let hash = self.hash(token);
+            let Some(shard) = self.shard(hash) else { return };
+            shard.write().unwrap_or_else(PoisonError::into_inner).remove(hash, token);
+        }
+    }
+
+    /// Drops all tokens that have ended by `now`.
+    pub(super) fn sweep(&self, now: UnixTime) {
+        for shard in &self.shards {
+            let has_ended = |entry: &Entry| entry.credential.fresh_until <= now;
+            let ended = shard.read().is_ok_and(|shard| shard.entries.iter().any(has_ended));
+            if ended {
+                shard.write().unwrap_or_else(PoisonError::into_inner).remove_all(has_ended);
+            }
+        }
+    }
+
     /// Keeps a verified token, in the place of others if there is no room.
     pub(super) fn insert(&self, entry: Entry) {
         let hash = self.hash(&entry.token);
         let weight = entry.weight();
-        if !self.has_place_for(&entry.token) {
+        let is_there = || self.find(&entry.token, |other| Some(other.is_as_good_as(&entry))) == Some(true);
+        // Many that verified one token at the same time do not keep one another from finding it.
+        if weight > self.budget || is_there() {
             return;
         }
         let Some(shard) = self.shard(hash) else { return };
@@ -173,6 +211,12 @@ impl Shard {
         let found = self.index.find(hash, |slot| self.is_at(*slot, hash, token)).copied();
         if let Some(slot) = found {
             self.remove_slot(slot);
+        }
+    }
+
+    fn remove_all(&mut self, ended: impl Fn(&Entry) -> bool) {
+        while let Some(slot) = self.entries.iter().position(&ended) {
+            self.remove_slot(slot as u32);
         }
     }
 
@@ -262,6 +306,25 @@ mod tests {
             assert_eq!(shard.weight, shard.entries.iter().map(Entry::weight).sum::<usize>());
             assert_eq!(shard.index.len(), shard.entries.len());
         }
+    }
+
+    #[test]
+    fn what_has_ended_is_swept_out_and_what_is_bad_is_forgotten() {
+        let cache = VerifiedTokens::new(1 << 22, [3, 5]);
+        let until = |end: i64| {
+            let mut entry = entry(format!("{end:0>40}").as_bytes());
+            Arc::get_mut(&mut entry.credential).unwrap().fresh_until = UnixTime::from_millis(end);
+            entry
+        };
+        (0..1000).for_each(|end| cache.insert(until(end)));
+        cache.sweep(UnixTime::from_millis(699));
+        assert_eq!(count(&cache), 300);
+        assert!(knows(&cache, format!("{:0>40}", 700).as_bytes()));
+        for _ in 0..2 {
+            cache.forget(format!("{:0>40}", 700).as_bytes());
+        }
+        assert!(count(&cache) == 299 && !knows(&cache, format!("{:0>40}", 700).as_bytes()));
+        assert!((701..1000).all(|end| knows(&cache, format!("{end:0>40}").as_bytes())));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use super::json::{Nested, Object, Value};
 use crate::{
     error::Refusal,
-    id::{UserId, is_unprintable},
+    id::{UserId, is_printable},
     principal::{JwtClaims, JwtTexts},
     scope::{Grant, RoleSet, ScopeSet},
     time::UnixTime,
@@ -45,7 +45,7 @@ impl<'a> Header<'a> {
 }
 
 fn is_name(text: &str) -> bool {
-    (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.chars().any(is_unprintable)
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && is_printable(text)
 }
 
 /// Which types of token are accepted, by the header's `typ` (RFC 7515, section 4.1.9).
@@ -66,6 +66,18 @@ pub struct ClaimPath(Box<[Box<str>]>);
 impl From<&str> for ClaimPath {
     fn from(name: &str) -> Self {
         Self([name.into()].into())
+    }
+}
+
+impl From<String> for ClaimPath {
+    fn from(name: String) -> Self {
+        Self([name.into()].into())
+    }
+}
+
+impl From<Vec<String>> for ClaimPath {
+    fn from(names: Vec<String>) -> Self {
+        Self(names.into_iter().map(String::into_boxed_str).collect())
     }
 }
 
@@ -102,6 +114,8 @@ pub(super) struct Rules {
     pub(super) id_tokens: bool,
     /// Claims that must be there with exactly this text.
     pub(super) required: Vec<(ClaimPath, Box<str>)>,
+    /// A claim that may be there only if it is false.
+    pub(super) refused_if_true: Option<ClaimPath>,
     pub(super) scopes: ClaimPath,
     pub(super) missing_scope_means_all: bool,
     pub(super) roles: Option<ClaimPath>,
@@ -118,6 +132,7 @@ impl Rules {
             token_type: TokenType::Jwt,
             id_tokens: false,
             required: Vec::new(),
+            refused_if_true: None,
             scopes: "scope".into(),
             missing_scope_means_all: false,
             roles: None,
@@ -143,6 +158,11 @@ impl Rules {
         }
         self.check_audience(claims)?;
         let expires_at = self.check_times(claims, now)?;
+        if let Some(flag) = &self.refused_if_true
+            && !matches!(flag.find(&claims.all), None | Some(Value::Bool(false) | Value::Null))
+        {
+            return Err(Refusal::Claim);
+        }
         for (path, expected) in &self.required {
             if !matches!(path.find(&claims.all), Some(Value::String(text)) if *text == **expected) {
                 return Err(Refusal::Claim);
@@ -234,7 +254,7 @@ impl Rules {
                 let mut names = names_in(&value)?;
                 // An issuer's text is no pattern of ours.
                 names.retain(|name| !name.contains('*'));
-                ScopeSet::new(names).map(Grant::Only).map_err(|_| Refusal::Claim)
+                Ok(Grant::Only(ScopeSet::of_usable(names)))
             }
         }
     }
@@ -242,7 +262,7 @@ impl Rules {
     fn roles_of(&self, claims: &Claims<'_>) -> Result<RoleSet, Refusal> {
         match self.roles.as_ref().and_then(|path| path.find(&claims.all)) {
             None => Ok(RoleSet::empty()),
-            Some(value) => RoleSet::new(names_in(&value)?).map_err(|_| Refusal::Claim),
+            Some(value) => Ok(RoleSet::of_usable(names_in(&value)?)),
         }
     }
 }
@@ -285,6 +305,16 @@ pub(super) struct Claims<'a> {
 }
 
 impl<'a> Claims<'a> {
+    /// Whether it is good only with a proof of possession (RFC 7800).
+    pub(super) fn is_bound(&self) -> bool {
+        self.confirmation.is_some()
+    }
+
+    /// Whether that is the proof of a key (RFC 9449, section 6.1).
+    pub(super) fn is_bound_to_key(&self) -> bool {
+        self.confirmation.as_ref().is_some_and(|confirmation| confirmation.get("jkt").is_some())
+    }
+
     pub(super) fn read(all: Object<'a>) -> Result<Self, Refusal> {
         let (mut issuer, mut subject, mut jwt_id, mut confirmation) = (None, None, None, None);
         let (mut expires_at, mut not_before, mut issued_at, mut is_id_token) = (None, None, None, false);

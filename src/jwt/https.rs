@@ -1,25 +1,14 @@
 //! The HTTPS client that fetches keys.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::{FetchError, Fetched, HttpFetch};
-use crate::error::ConfigError;
-
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+use crate::{error::ConfigError, outbound::HttpsClient};
 
 /// A small HTTPS client: HTTP/1.1, TLS 1.2 and 1.3 by AWS-LC, Mozilla's root certificates.
 ///
@@ -35,7 +24,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// # Ok::<(), keyward::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct HttpsFetch(Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
+pub struct HttpsFetch(HttpsClient);
 
 impl HttpsFetch {
     /// A client with the settings above. It does not touch the process-wide provider of rustls.
@@ -44,8 +33,7 @@ impl HttpsFetch {
     ///
     /// If the TLS library can speak no version of TLS; as it is built here, it can.
     pub fn new() -> Result<Self, ConfigError> {
-        let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-        Self::trusting(roots)
+        HttpsClient::new().map(Self)
     }
 
     /// A client that trusts the certificate authorities in `pem` (RFC 7468, section 5) and no others: for an
@@ -55,38 +43,7 @@ impl HttpsFetch {
     ///
     /// If there is no certificate in it, or one that cannot be an authority's.
     pub fn with_root_certificates(pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        let unreadable = |_| {
-            ConfigError::new(
-                "these are no root certificates in PEM: give `-----BEGIN CERTIFICATE-----` blocks",
-            )
-        };
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(pem.as_ref()) {
-            let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
-            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(unreadable(String::new()));
-        }
-        Self::trusting(roots)
-    }
-
-    fn trusting(roots: RootCertStore) -> Result<Self, ConfigError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let tls = versions
-            .map_err(|error| ConfigError::new(format!("no TLS: {error}")))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(CONNECT_LIMIT));
-        tcp.set_nodelay(true);
-        // `check_url` lets http through for this machine only.
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
-        let connector = connector.https_or_http().enable_http1().wrap_connector(tcp);
-        // A fetch comes every few minutes: a kept connection would mostly be found dead.
-        Ok(Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)))
+        HttpsClient::with_root_certificates(pem.as_ref()).map(Self)
     }
 }
 
@@ -96,10 +53,9 @@ impl HttpFetch for HttpsFetch {
         let request = Request::get(url)
             .header(header::ACCEPT, "application/json")
             .header(header::ACCEPT_ENCODING, "identity")
-            .header(header::USER_AGENT, "keyward")
-            .body(Empty::new())
+            .body(Bytes::new())
             .map_err(|error| FetchError::new(error.to_string()))?;
-        let answer = self.0.request(request).await.map_err(|error| FetchError::new(chain(&error)))?;
+        let answer = self.0.send(request).await.map_err(FetchError::new)?;
         if answer.status() != StatusCode::OK {
             let status = answer.status().as_u16();
             return Err(FetchError::new(format!("the answer has the status {status} instead of 200")));
@@ -111,8 +67,7 @@ impl HttpFetch for HttpsFetch {
         let body = Limited::new(answer.into_body(), limit).collect().await;
         let body = body.map_err(|error| {
             let too_long = error.is::<LengthLimitError>();
-            let why = || chain(&*error);
-            if too_long { FetchError::new("the answer is too long") } else { FetchError::new(why()) }
+            FetchError::new(if too_long { "the answer is too long".to_owned() } else { error.to_string() })
         })?;
         Ok(Fetched::new(body.to_bytes(), max_age))
     }
@@ -139,17 +94,6 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
     }
     let age = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.trim().parse().ok());
     found.map(|seconds| Duration::from_secs(seconds.saturating_sub(age.unwrap_or(0))))
-}
-
-/// The error and its causes; that of the client alone says only `client error (Connect)`.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Keys that verify signatures, each bound to one algorithm.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
 use super::{crypto::Checker, jwk, pem, secret};
-use crate::{error::ConfigError, id::is_unprintable, secret::TokenDigest};
+use crate::{error::ConfigError, id::is_printable, secret::TokenDigest};
 
 /// The most keys that a set may hold.
 pub(super) const MAX_KEYS: usize = 100;
@@ -91,6 +91,26 @@ impl Algorithm {
     }
 }
 
+/// By its name in a token's header, such as `ES256`.
+///
+/// ```
+/// use keyward::jwt::Algorithm;
+///
+/// assert_eq!("ES256".parse(), Ok(Algorithm::ES256));
+/// assert!("none".parse::<Algorithm>().is_err());
+/// ```
+impl FromStr for Algorithm {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        Self::from_name(name).ok_or_else(|| {
+            ConfigError::new(
+                "the algorithm must be one of HS256 to HS512, RS256 to PS512, ES256, ES384 and EdDSA",
+            )
+        })
+    }
+}
+
 /// What a key is made of, checked.
 #[derive(Clone)]
 pub(super) enum Material {
@@ -157,7 +177,8 @@ impl VerifyingKey {
     /// A public key in PEM: `PUBLIC KEY` (RFC 7468, section 13) or `RSA PUBLIC KEY`.
     ///
     /// # Errors
-    /// When it is another thing, does not fit the algorithm, or is weak: RSA needs 2048 bits or more.
+    /// When it is another thing, does not fit the algorithm, or is weak: RSA needs 2048 bits or more, up to
+    /// 8192, or 4096 without the feature `jwt`.
     pub fn from_pem(algorithm: Algorithm, pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         Self::from_material(algorithm, &pem::read_public_key(pem.as_ref())?)
     }
@@ -194,7 +215,7 @@ impl VerifyingKey {
     /// # Errors
     /// When the name is empty, longer than 128 bytes, or holds control characters.
     pub fn with_kid(self, kid: &str) -> Result<Self, ConfigError> {
-        if !(1..=128).contains(&kid.len()) || kid.chars().any(is_unprintable) {
+        if !(1..=128).contains(&kid.len()) || !is_printable(kid) {
             return Err(ConfigError::new("a key's `kid` is 1 to 128 bytes without control characters"));
         }
         Ok(self.with_name(Some(kid)))

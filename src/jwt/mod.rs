@@ -13,7 +13,7 @@
 //! Signatures are those of the crate `jsonwebtoken`, on AWS-LC with the feature `jwt` and in Rust alone with
 //! `jwt-rust-crypto`; with both on, AWS-LC is used. Its process-wide default is never touched.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use zeroize::Zeroizing;
 
@@ -37,6 +37,7 @@ mod issuer;
 mod json;
 mod jwk;
 mod key;
+mod loader;
 mod names;
 mod pem;
 mod provider;
@@ -60,7 +61,13 @@ pub use verify::{ConfirmationVerifier, UserIds, UserMapper};
 
 use compact::Parts;
 use remote::Demand;
-use verify::{Step, Verifier, Waited};
+use verify::{Need, Step, Verifier, Waited};
+
+/// How long a request waits at most for all that its token needs.
+const VERDICT_TIMEOUT: Duration = Duration::from_millis(4900);
+
+/// How often verified tokens that have ended are wiped.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Accepts JSON Web Tokens, as bearer tokens in `Authorization`.
 ///
@@ -92,9 +99,22 @@ use verify::{Step, Verifier, Waited};
 /// ```
 ///
 /// A token's subject is its user, so a person's API keys and JWTs belong to one owner.
-#[derive(Clone)]
+///
+/// Several issuers are one authenticator, by [`any_of`](Self::any_of): of two in one `AnyOf` the first would refuse
+/// the tokens of the second. Alone it asks nobody whether a token or its user was withdrawn; beside
+/// [`ApiKeyAuth`](crate::auth::ApiKeyAuth) it asks the store of the keys, or whom
+/// [`with_revocations`](JwtBuilder::with_revocations) names.
+///
+/// Clones share the keys and what was verified. Whom they ask about withdrawn tokens may differ: each takes that
+/// from the [`AnyOf`](crate::auth::AnyOf) that it is put into.
 pub struct JwtAuth {
     verifier: Arc<Verifier>,
+}
+
+impl Clone for JwtAuth {
+    fn clone(&self) -> Self {
+        Self { verifier: Arc::new((*self.verifier).clone()) }
+    }
 }
 
 impl fmt::Debug for JwtAuth {
@@ -164,27 +184,35 @@ impl JwtAuth {
         }
     }
 
-    /// The background work, until `shutdown` is done: fetches keys ahead of need. Without it a request now
-    /// and then waits for a fetch.
+    /// The background work, until `shutdown` is done: fetches keys ahead of need, and once a minute wipes
+    /// verified tokens that have ended. Without it a request now and then waits for a fetch, and tokens that
+    /// have ended stay in memory until others need their room.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let remotes = self.verifier.trusts.iter().filter_map(|trust| trust.remote.clone());
-        let work =
+        let fetching =
             futures_join(remotes.map(|remote| async move { remote.run(std::future::pending()).await }));
+        let sweeping = async {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                self.verifier.verified.sweep(self.verifier.clock.now());
+            }
+        };
         tokio::select! {
-            () = work => {}
+            ((), ()) = async { tokio::join!(fetching, sweeping) } => {}
             () = shutdown => {}
         }
     }
 
     /// Fetches the keys of every issuer.
     async fn fetch_keys(&self) -> Result<(), ConfigError> {
-        for trust in &self.verifier.trusts {
+        for trust in &*self.verifier.trusts {
             if let Some(remote) = &trust.remote {
                 remote.refresh(Demand::Due).await;
                 if !remote.usable(self.verifier.clock.now()) {
+                    let issuer = trust.rules.issuer.as_deref().unwrap_or("the issuer");
+                    let why = remote.last_error().map(|why| format!(" ({why})")).unwrap_or_default();
                     return Err(ConfigError::new(format!(
-                        "the keys of {} cannot be fetched; see the log, or use `build` to start without them",
-                        trust.rules.issuer.as_deref().unwrap_or("the issuer")
+                        "the keys of {issuer} cannot be fetched{why}; use `build` to start without them"
                     )));
                 }
             }
@@ -206,6 +234,9 @@ impl Authenticator for JwtAuth {
         // Keys may stand in other headers too, JWTs only here (RFC 6750, section 2.1).
         let Some(presented @ Presented::Bearer(_)) = head.presented else { return Verdict::Abstain };
         let token = presented.unchecked_bytes();
+        if self.verifier.adoption.is_torn() {
+            return Verdict::Decided(Err(AuthErrorKind::Misconfigured.into()));
+        }
         let now = self.verifier.clock.now();
         if let Some(verdict) = self.verifier.seen_before(token, head, now) {
             return Verdict::Decided(verdict.inspect_err(|error| self.alert_revoked(error, head.client_ip)));
@@ -221,31 +252,56 @@ impl Authenticator for JwtAuth {
     }
 
     fn adopt_revocations(&self, revocations: &Arc<dyn Revocations>) {
-        // What was chosen by name stays.
-        let _ = self.verifier.revocations.set(revocations.clone());
+        let asked = self.verifier.revocations.get_or_init(|| revocations.clone());
+        self.verifier.adoption.offer(asked, revocations);
+    }
+
+    fn revocations(&self) -> Option<Arc<dyn Revocations>> {
+        self.verifier.revocations.get().cloned()
     }
 }
 
 impl JwtAuth {
-    /// A token that was not seen before.
+    /// A token that was not seen before, or not lately.
     fn verify(&self, parts: &Parts<'_>, head: &RequestHead<'_>, now: UnixTime) -> Verdict {
-        let need = match self.verifier.verify(parts, now, Waited::default()) {
-            Step::Done(verdict) => return Verdict::Decided(self.admit(verdict, head)),
+        let need = match self.first_step(parts, head, now) {
+            Step::Done(verdict) => return Verdict::Decided(self.admit(parts.token, verdict, head)),
             Step::Wait(need) => need,
         };
-        let (auth, token) = (self.clone(), Zeroizing::new(parts.token.to_vec()));
+        // The same one, not a clone of its own.
+        let auth = Self { verifier: self.verifier.clone() };
+        let token = Zeroizing::new(parts.token.to_vec());
         let request = OwnedHead::of(head, self.verifier.needs_head());
         Verdict::Pending(Box::pin(async move {
-            let verdict = auth.verifier.verdict(&token, need).await;
-            auth.admit(verdict, &request.borrow())
+            // What must be awaited may hang, one thing after the other.
+            let verdict = tokio::time::timeout(VERDICT_TIMEOUT, auth.verifier.verdict(&token, need)).await;
+            let verdict = verdict.unwrap_or_else(|_| {
+                Err(AuthError::because(AuthErrorKind::Unavailable, Refusal::KeysUnavailable))
+            });
+            auth.admit(&token, verdict, &request.borrow(&token))
         }))
+    }
+
+    /// The verdict over a token, or what it needs first. From an address that presents too many wrong ones a token
+    /// that was never seen needs its turn, before its signature is looked at.
+    fn first_step(&self, parts: &Parts<'_>, head: &RequestHead<'_>, now: UnixTime) -> Step {
+        if self.verifier.knows(parts.token) {
+            head.note_known();
+        } else if head.is_suspect() {
+            return Step::Wait(Need::Turn);
+        }
+        self.verifier.verify(parts, now, Waited::default())
     }
 
     fn admit(
         &self,
+        token: &[u8],
         verdict: Result<Arc<crate::principal::Credential>, AuthError>,
         head: &RequestHead<'_>,
     ) -> Result<Principal, AuthError> {
+        if verdict.as_ref().is_err_and(|error| error.kind() == AuthErrorKind::Invalid) {
+            self.verifier.verified.forget(token);
+        }
         let admitted = verdict.and_then(|credential| self.verifier.admit(&credential, head));
         admitted.inspect_err(|error| self.alert_revoked(error, head.client_ip))
     }
@@ -270,9 +326,10 @@ impl OwnedHead {
         Self { request, client_ip: head.client_ip }
     }
 
-    fn borrow(&self) -> RequestHead<'_> {
+    fn borrow<'a>(&'a self, token: &'a [u8]) -> RequestHead<'a> {
         let mut head = RequestHead::new(&self.request);
         head.client_ip = self.client_ip;
+        head.presented = Some(Presented::bearer(token));
         head
     }
 }

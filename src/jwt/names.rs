@@ -13,13 +13,13 @@ pub struct AnyIssuer;
 pub struct AnyAudience;
 
 /// What [`JwtBuilder::issuer`](super::JwtBuilder::issuer) takes: the issuer's name, or [`AnyIssuer`].
-pub trait IntoIssuer {
+pub trait IntoIssuer: sealed::Sealed {
     #[doc(hidden)]
     fn into_issuer(self) -> Option<Box<str>>;
 }
 
 /// What [`JwtBuilder::audience`](super::JwtBuilder::audience) takes: one name, several of which one is enough, or [`AnyAudience`].
-pub trait IntoAudience {
+pub trait IntoAudience: sealed::Sealed {
     #[doc(hidden)]
     fn into_audience(self) -> Option<Box<[Box<str>]>>;
 }
@@ -70,4 +70,22 @@ impl IntoAudience for Vec<String> {
     fn into_audience(self) -> Option<Box<[Box<str>]>> {
         Some(self.into_iter().map(String::into_boxed_str).collect())
     }
+}
+
+impl IntoAudience for &[&str] {
+    fn into_audience(self) -> Option<Box<[Box<str>]>> {
+        Some(self.iter().map(|audience| Box::from(*audience)).collect())
+    }
+}
+
+/// Only this crate says what can be an issuer or an audience.
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::AnyIssuer {}
+    impl Sealed for super::AnyAudience {}
+    impl Sealed for &str {}
+    impl Sealed for String {}
+    impl<const N: usize> Sealed for [&str; N] {}
+    impl Sealed for Vec<String> {}
+    impl Sealed for &[&str] {}
 }

@@ -29,6 +29,8 @@ pub struct Provider {
     pub roles: Option<ClaimPath>,
     /// Claims that must be there with exactly this text.
     pub required: Vec<(ClaimPath, Box<str>)>,
+    /// A claim that may be there only if it is `false`.
+    pub refused_if_true: Option<ClaimPath>,
     /// Whether these are ID tokens, because the provider gives no access tokens that a service can verify.
     pub id_tokens: bool,
 }
@@ -45,6 +47,7 @@ impl Provider {
             scopes: "scope".into(),
             roles: None,
             required: Vec::new(),
+            refused_if_true: None,
             id_tokens: false,
         }
     }
@@ -69,8 +72,8 @@ impl Provider {
         }
     }
 
-    /// Supabase: access tokens of a project's signed-in users. Anonymous callers have another audience. The
-    /// project must use asymmetric signing keys.
+    /// Supabase: access tokens of a project's signed-in users. Those who signed in anonymously (`is_anonymous`)
+    /// are refused; set `refused_if_true` to `None` to let them in. The project must use asymmetric signing keys.
     #[must_use]
     pub fn supabase(project: &str) -> Self {
         let issuer = format!("https://{project}.supabase.co/auth/v1");
@@ -78,6 +81,7 @@ impl Provider {
         Self {
             jwks_url,
             required: vec![("role".into(), "authenticated".into())],
+            refused_if_true: Some("is_anonymous".into()),
             ..Self::new(&issuer, "authenticated")
         }
     }
@@ -142,6 +146,7 @@ impl Provider {
             scopes: self.scopes,
             roles: self.roles,
             required: self.required,
+            refused_if_true: self.refused_if_true,
             id_tokens: self.id_tokens,
             ..Rules::new()
         }
@@ -174,6 +179,26 @@ mod tests {
     /// Provider, header, claims, some scopes, some roles, and what makes the claims wrong.
     type Case =
         (&'static str, Provider, Value, Value, &'static [&'static str], &'static [&'static str], Value);
+
+    #[test]
+    fn anonymous_users_of_supabase_are_refused_unless_they_are_let_in() {
+        let claims = |anonymous: Value| {
+            json!({
+                "iss": "https://abc.supabase.co/auth/v1", "aud": "authenticated", "role": "authenticated",
+                "sub": "8ccaa7af-909f-44e7-84cb-67cdccb56be6", "iat": NOW, "exp": NOW + 3600,
+                "is_anonymous": anonymous,
+            })
+        };
+        let header = json!({ "alg": "ES256", "typ": "JWT" });
+        for (anonymous, accepted) in
+            [(json!(false), true), (Value::Null, true), (json!(true), false), (json!("false"), false)]
+        {
+            let answer = check(Provider::supabase("abc"), &header, &claims(anonymous.clone()));
+            assert_eq!(answer.is_ok(), accepted, "{anonymous}");
+        }
+        let open = Provider { refused_if_true: None, ..Provider::supabase("abc") };
+        assert!(check(open, &header, &claims(json!(true))).is_ok());
+    }
 
     /// Each provider's token after its own documentation; the same token with one claim changed is refused.
     #[test]

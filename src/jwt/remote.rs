@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::SeqCst},
@@ -18,23 +18,19 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use http::Uri;
-use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use crate::{
-    error::ConfigError,
     event::{Alert, Audit, Event},
-    jwt::fetch::{Fetched, HttpFetch, check_url},
+    jwt::{
+        fetch::HttpFetch,
+        loader::{Content, Flight, Loaded, Loader, Parse, Source},
+    },
     time::{Clock, UnixTime},
 };
 
-/// For discovery and the key set together.
-const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 /// What a cancelled caller left behind longer ago than this is thrown away: its answer would be old.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(10);
-const BODY_LIMIT: usize = 512 * 1024;
 /// How long a key set is fresh: by its answer's `max-age` within these bounds, or by default.
 const SHORTEST_TTL: Duration = Duration::from_secs(60);
 const LONGEST_TTL: Duration = Duration::from_secs(60 * 60);
@@ -48,7 +44,6 @@ const CLOCK_SLACK: Duration = Duration::from_secs(5 * 60);
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const UNKNOWN_KEPT: usize = 256;
-const UNKNOWN_FOR: Duration = Duration::from_secs(5 * 60);
 /// In an `AtomicI64` that holds a time.
 const NEVER: i64 = i64::MIN;
 
@@ -56,22 +51,6 @@ const NEVER: i64 = i64::MIN;
 const IDLE: u8 = 0;
 const DRIVEN: u8 = 1;
 const ORPHANED: u8 = 2;
-
-/// Makes a set from the body of an answer, or says in a sentence why it cannot. A set without a usable key
-/// must be an error, so that it does not replace a good one.
-pub(super) type Parse<S> = Box<dyn Fn(&[u8]) -> Result<S, String> + Send + Sync>;
-
-type Flight<S> = Pin<Box<dyn Future<Output = Result<Loaded<S>, String>> + Send>>;
-type Content = [u8; 32];
-
-/// Where the keys are.
-#[derive(Clone, Debug)]
-pub(super) enum Source {
-    /// The URL of a JWK set.
-    KeySet(Uri),
-    /// An OpenID issuer, and the URL of its discovery document.
-    Issuer { issuer: Box<str>, discovery: Uri },
-}
 
 /// What [`RemoteKeys`] needs besides a source.
 #[derive(Clone, Debug)]
@@ -141,56 +120,13 @@ struct Inner<S> {
     /// Counts attempts that came to an end.
     finished: AtomicU64,
     failed: AtomicBool,
+    /// Why the last attempt that came to an end failed.
+    last_error: Mutex<Option<String>>,
     /// Changes only under the slot's lock, or by the guard of who holds it.
     phase: AtomicU8,
     slot: tokio::sync::Mutex<Option<Flight<S>>>,
     orphaned: Notify,
     unknown: Mutex<VecDeque<(u64, UnixTime)>>,
-}
-
-struct Loader<S> {
-    source: Source,
-    fetch: Arc<dyn HttpFetch>,
-    parse: Parse<S>,
-}
-
-struct Loaded<S> {
-    /// None if the content is what the set in use was made from.
-    set: Option<S>,
-    content: Content,
-    max_age: Option<Duration>,
-}
-
-#[derive(Deserialize)]
-struct Discovery {
-    issuer: String,
-    jwks_uri: String,
-}
-
-impl Source {
-    /// # Errors
-    ///
-    /// If [`check_url`] refuses `url`.
-    pub(super) fn key_set(url: &str) -> Result<Self, ConfigError> {
-        check_url(url).map(Self::KeySet)
-    }
-
-    /// # Errors
-    ///
-    /// If [`check_url`] refuses `issuer`, or if it has a query.
-    pub(super) fn issuer(issuer: &str) -> Result<Self, ConfigError> {
-        if check_url(issuer)?.query().is_some() {
-            return Err(ConfigError::new("an issuer must not have a query (`?`)"));
-        }
-        let base = issuer.strip_suffix('/').unwrap_or(issuer);
-        let discovery = check_url(&format!("{base}/.well-known/openid-configuration"))?;
-        Ok(Self::Issuer { issuer: issuer.into(), discovery })
-    }
-
-    fn host(&self) -> &str {
-        let (Self::KeySet(url) | Self::Issuer { discovery: url, .. }) = self;
-        host(url)
-    }
 }
 
 impl RemoteSettings {
@@ -220,6 +156,7 @@ impl<S> RemoteKeys<S> {
             attempted_at: AtomicI64::new(NEVER),
             finished: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            last_error: Mutex::new(None),
             phase: AtomicU8::new(IDLE),
             slot: tokio::sync::Mutex::new(None),
             orphaned: Notify::new(),
@@ -253,7 +190,8 @@ impl<S> RemoteKeys<S> {
             return KeysState::Unusable;
         }
         let due = now.as_millis() >= self.0.refresh_at.load(SeqCst) && !self.0.cools_down(now);
-        if due || self.0.phase.load(SeqCst) == ORPHANED { KeysState::Due } else { KeysState::Fresh }
+        // What a cancelled request left behind is no reason for others to wait while the set is good.
+        if due { KeysState::Due } else { KeysState::Fresh }
     }
 
     /// Whether the last attempt that came to an end failed.
@@ -261,20 +199,30 @@ impl<S> RemoteKeys<S> {
         self.0.failed.load(SeqCst)
     }
 
+    /// Why it failed.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Notes a key that a set does not have although it was fetched just for that; see [`Refreshed::New`].
     pub(super) fn note_unknown(&self, kid_hash: u64, now: UnixTime) {
         let mut unknown = self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-        unknown.retain(|&(known, at)| known != kid_hash && is_recent(at, now));
+        unknown.retain(|&(known, at)| known != kid_hash && self.is_recent(at, now));
         if unknown.len() >= UNKNOWN_KEPT {
             unknown.pop_front();
         }
         unknown.push_back((kid_hash, now));
     }
 
-    /// Whether the key was noted within the last 5 minutes, and the content of the set is still the same.
+    /// No longer than the cool-down: a key that somebody named before it was published must not be kept out.
+    fn is_recent(&self, at: UnixTime, now: UnixTime) -> bool {
+        at.since(now).max(now.since(at)) < self.0.settings.cool_down
+    }
+
+    /// Whether the key was noted within the cool-down, and the content of the set is still the same.
     pub(super) fn is_known_unknown(&self, kid_hash: u64, now: UnixTime) -> bool {
         let unknown = self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-        unknown.iter().any(|&(known, at)| known == kid_hash && is_recent(at, now))
+        unknown.iter().any(|&(known, at)| known == kid_hash && self.is_recent(at, now))
     }
 }
 
@@ -375,6 +323,8 @@ impl<S> Inner<S> {
     }
 
     fn finish(&self, result: Result<Loaded<S>, String>) {
+        let error = result.as_ref().err().cloned();
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
         match result {
             Ok(loaded) => {
                 self.store(loaded);
@@ -412,53 +362,6 @@ impl<S> Inner<S> {
     }
 }
 
-impl<S: Send + Sync + 'static> Loader<S> {
-    /// The future holds the loader only, not the slot that it lies in.
-    fn begin(self: &Arc<Self>, known: Option<Content>) -> Flight<S> {
-        let loader = Arc::clone(self);
-        Box::pin(async move {
-            let late = |_| Err(format!("{}: no answer within 5 seconds", loader.source.host()));
-            tokio::time::timeout(ATTEMPT_LIMIT, loader.load(known)).await.unwrap_or_else(late)
-        })
-    }
-
-    async fn load(&self, known: Option<Content>) -> Result<Loaded<S>, String> {
-        let url = match &self.source {
-            Source::KeySet(url) => url.clone(),
-            Source::Issuer { issuer, discovery } => self.discover(issuer, discovery).await?,
-        };
-        let Fetched { body, max_age } = self.get(&url).await?;
-        let content: Content = Sha256::digest(&body).into();
-        if known == Some(content) {
-            return Ok(Loaded { set: None, content, max_age });
-        }
-        let set = (self.parse)(&body).map_err(|why| format!("{}: {why}", host(&url)))?;
-        Ok(Loaded { set: Some(set), content, max_age })
-    }
-
-    async fn discover(&self, issuer: &str, url: &Uri) -> Result<Uri, String> {
-        let failed = |why: &dyn fmt::Display| format!("{}: {why}", host(url));
-        let answer = self.get(url).await?;
-        let found: Discovery = serde_json::from_slice(&answer.body)
-            .map_err(|_| failed(&"the discovery document is not JSON with `issuer` and `jwks_uri`"))?;
-        if found.issuer != issuer {
-            return Err(failed(&"the discovery document is that of another issuer"));
-        }
-        let keys = check_url(&found.jwks_uri).map_err(|error| failed(&error))?;
-        if url.scheme() == Some(&http::uri::Scheme::HTTPS) && keys.scheme() != url.scheme() {
-            return Err(failed(&"the discovery document leads from https to http"));
-        }
-        Ok(keys)
-    }
-
-    async fn get(&self, url: &Uri) -> Result<Fetched, String> {
-        let answer = self.fetch.get(url, BODY_LIMIT).await;
-        let fetched = answer.map_err(|error| format!("{}: {error}", host(url)))?;
-        let fits = fetched.body.len() <= BODY_LIMIT;
-        fits.then_some(fetched).ok_or_else(|| format!("{}: the answer is too long", host(url)))
-    }
-}
-
 /// Says that somebody polls the flight, and calls for help if they stop before it arrives.
 struct Driving<'a, S> {
     inner: &'a Inner<S>,
@@ -489,14 +392,6 @@ fn random_haste() -> u8 {
     haste
 }
 
-fn is_recent(at: UnixTime, now: UnixTime) -> bool {
-    at.since(now).max(now.since(at)) < UNKNOWN_FOR
-}
-
-fn host(url: &Uri) -> &str {
-    url.host().unwrap_or("the source of keys")
-}
-
 impl<S> Clone for RemoteKeys<S> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
@@ -513,10 +408,14 @@ impl<S> fmt::Debug for RemoteKeys<S> {
 mod tests {
     use super::*;
     use crate::{
-        jwt::fetch::FetchError,
+        jwt::{
+            fetch::{FetchError, Fetched},
+            loader::{ATTEMPT_LIMIT, BODY_LIMIT},
+        },
         testing::{FakeIssuer, IssuerMode, ManualClock, RecordingSink},
     };
     use async_trait::async_trait;
+    use http::Uri;
     use std::sync::atomic::AtomicUsize;
 
     const SEC: Duration = Duration::from_secs(1);
@@ -670,8 +569,8 @@ mod tests {
         bench.fake.does(Does::AnswerAfter(SEC * 2, "c"));
         let cut = tokio::time::timeout(SEC, bench.keys.refresh(Demand::Due)).await;
         assert!(cut.is_err());
-        // Within the cool-down, but somebody has to go on.
-        assert_eq!(bench.state(), KeysState::Due);
+        // Nobody with a known key has to go on with it, but whoever asks does.
+        assert_eq!(bench.state(), KeysState::Fresh);
         assert_eq!(bench.keys.refresh(Demand::Due).await, Refreshed::Old);
         assert_eq!((bench.fake.calls(), bench.set()), (2, vec!["c".to_owned()]));
         assert_eq!(bench.state(), KeysState::Fresh);

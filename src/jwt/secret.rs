@@ -4,8 +4,15 @@ use base64::{Engine, engine::general_purpose};
 
 use crate::{error::ConfigError, secret::distinct};
 
-/// Words that stand in tutorials and sample configurations, as parts of longer texts too; long ones first.
-const WELL_KNOWN: [&str; 33] = [
+/// Words that stand in standards, tutorials and sample configurations, as parts of longer texts too; long ones
+/// first, all in lower case.
+const WELL_KNOWN: [&str; 53] = [
+    // RFC 7515, appendix A.1.
+    "aym1sysppbydfgzld3umj1qzkobwvmkoqq-estjqlr_t-1qs0gzh75aktmn3yj0ips4hcguutwjazzr1z9caow",
+    // Tutorials of web frameworks, copied into many programs as they are.
+    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+    "404e635266556a586e3272357538782f413f4428472b4b6250645367566b5970",
+    "5367566b59703373367639792f423f4528482b4d6251655468576d5a71347437",
     "at-least-256-bits-long",
     "a-string-secret",
     "your-256-bit",
@@ -17,6 +24,7 @@ const WELL_KNOWN: [&str; 33] = [
     "supersecret",
     "placeholder",
     "development",
+    "production",
     "keyboardcat",
     "yoursecret",
     "secret-key",
@@ -38,7 +46,22 @@ const WELL_KNOWN: [&str; 33] = [
     "insecure",
     "default",
     "letmein",
+    "please",
+    "qwertyuiop",
+    "asdfghjkl",
+    "zxcvbnm",
+    "1qaz2wsx",
+    "3edc4rfv",
+    "5tgb6yhn",
+    "7ujm8ik9",
+    "correct horse",
+    "battery staple",
+    "random_string",
+    "the quick brown fox",
+    "jumps over the lazy dog",
+    "change",
     "secret",
+    "super",
 ];
 
 /// How many characters a text must have beside the well-known words in it.
@@ -72,21 +95,22 @@ fn is_public_key(secret: &[u8]) -> bool {
     let is_json = text.starts_with('{') && text.contains("\"kty\"");
     is_text || is_json || is_der(secret) || {
         let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-        let engines = [general_purpose::STANDARD, general_purpose::URL_SAFE];
-        let decoded = engines.iter().find_map(|engine| engine.decode(dense.trim_end()).ok());
+        let engines = [general_purpose::STANDARD_NO_PAD, general_purpose::URL_SAFE_NO_PAD];
+        let decoded = engines.iter().find_map(|engine| engine.decode(dense.trim_end_matches('=')).ok());
         decoded.is_some_and(|bytes| is_der(&bytes))
     }
 }
 
-/// Whether it is one ASN.1 sequence from the first byte to the last.
+/// Whether it is one ASN.1 sequence from the first byte to the last, with a sequence or a number as its first
+/// part, and as long as the shortest public key: random bytes are that once in millions of times.
 fn is_der(bytes: &[u8]) -> bool {
-    let length = match bytes {
-        [0x30, length @ 0..=0x7f, ..] => usize::from(*length) + 2,
-        [0x30, 0x81, length, ..] => usize::from(*length) + 3,
-        [0x30, 0x82, high, low, ..] => usize::from(*high) * 256 + usize::from(*low) + 4,
+    let (header, length) = match bytes {
+        [0x30, length @ 0..=0x7f, ..] => (2, usize::from(*length)),
+        [0x30, 0x81, length, ..] => (3, usize::from(*length)),
+        [0x30, 0x82, high, low, ..] => (4, usize::from(*high) * 256 + usize::from(*low)),
         _ => return false,
     };
-    length == bytes.len() && bytes.len() >= 32
+    header + length == bytes.len() && bytes.len() >= 44 && matches!(bytes.get(header), Some(0x30 | 0x02))
 }
 
 /// Whether it repeats itself, or counts.
@@ -141,8 +165,16 @@ mod tests {
             "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAI",
             r#"{"kty":"RSA","n":"0vx7agoebGcQSuuPiLJXZp","e":"AQAB"}"#,
             "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+            "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+            "MCowBQYDK2VwAyEA11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+            "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+            "09D25E094FAA6CA2556C818166B7A9563B93F7099F6F0F4CAA6CF63B88E8D3E7",
         ] {
             assert!(check_secret(weak.as_bytes(), 32).is_err(), "{weak:?}");
+        }
+        for word in WELL_KNOWN {
+            let found = is_well_known(word.to_ascii_uppercase().as_bytes());
+            assert!(found, "{word} is not in lower case, or stands after a part of itself");
         }
         let error = check_secret(b"secret", 32).unwrap_err().to_string();
         assert!(error.contains("at least 32 random bytes") && !error.contains("secret\""), "{error}");

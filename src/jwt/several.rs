@@ -7,7 +7,7 @@ use super::{
     cache::VerifiedTokens,
     verify::{Trust, UserIds, Verifier},
 };
-use crate::error::ConfigError;
+use crate::{auth::Adoption, error::ConfigError};
 
 /// One authenticator for the tokens of several.
 pub(super) fn join(auths: &[Arc<Verifier>]) -> Result<Verifier, ConfigError> {
@@ -37,10 +37,11 @@ pub(super) fn join(auths: &[Arc<Verifier>]) -> Result<Verifier, ConfigError> {
     }
     let cache_bytes = auths.iter().map(|auth| auth.cache_bytes).max().unwrap_or(0);
     Ok(Verifier {
-        trusts,
+        trusts: trusts.into(),
         max_token_bytes: auths.iter().map(|auth| auth.max_token_bytes).max().unwrap_or(0),
-        verified: VerifiedTokens::new(cache_bytes, random_seed()?),
+        verified: Arc::new(VerifiedTokens::new(cache_bytes, random_seed()?)),
         cache_bytes,
+        adoption: Adoption::new(first_chosen.is_some()),
         revocations,
         clock: first.clock.clone(),
         audit: first.audit.clone(),

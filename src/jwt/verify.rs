@@ -17,7 +17,7 @@ use super::{
     remote::{Demand, KeysState, Refreshed, RemoteKeys},
 };
 use crate::{
-    auth::{JwtSubject, RequestHead, Revocations, Subject},
+    auth::{Adoption, JwtSubject, RequestHead, Revocations, Subject},
     error::{AuthError, AuthErrorKind, Refusal},
     event::Audit,
     id::UserId,
@@ -26,8 +26,11 @@ use crate::{
     time::{Clock, UnixTime},
 };
 
-/// Keys, revocations and a user, and once more what grew old meanwhile.
-const MOST_NEEDS: usize = 5;
+/// Its turn, keys, revocations and a user, and once more what grew old meanwhile.
+const MOST_NEEDS: usize = 6;
+
+/// How long the roles are believed that a directory gave a user.
+const ROLES_KEPT: Duration = Duration::from_secs(60);
 
 /// No generation of revocations: whoever compares asks again.
 const NEVER_JUDGED: u64 = u64::MAX;
@@ -63,8 +66,8 @@ impl fmt::Debug for UserIds {
 
 /// Finds the local user of a verified token, for example in a table of linked accounts.
 ///
-/// It is asked when a token is first seen, not for each request, and has 4.5 seconds: the answer is kept with the
-/// verified token, until that expires. It must not give one user's id to tokens of another; ids that begin with
+/// Its answer is kept with the verified token, until that expires or makes room for others; it is asked again for
+/// a token that it refused or could not judge. It has 4.5 seconds. It must not give one user's id to tokens of another; ids that begin with
 /// `keyward:` or `static:` are refused.
 #[async_trait]
 pub trait UserMapper: fmt::Debug + Send + Sync + 'static {
@@ -75,8 +78,9 @@ pub trait UserMapper: fmt::Debug + Send + Sync + 'static {
     async fn user_id(&self, jwt: &JwtClaims) -> Result<Option<UserId>, AuthError>;
 }
 
-/// Checks that the sender possesses what a token is bound to: a key (RFC 9449) or a certificate (RFC 8705).
-/// Without one, tokens that are bound (claim `cnf`) are refused.
+/// Checks that the sender possesses what a token is bound to, such as a client certificate (RFC 8705). Without
+/// one, tokens that are bound (claim `cnf`) are refused. A token that is bound to a key by its thumbprint (`jkt`,
+/// RFC 9449) is always refused: what is presented as a bearer token must not be accepted (section 7.2 there).
 pub trait ConfirmationVerifier: fmt::Debug + Send + Sync + 'static {
     /// Whether the request proves possession of what `confirmation`, the JSON of the claim `cnf`, names.
     /// Asked for each request.
@@ -106,13 +110,16 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// What all clones of an authenticator share.
+/// All of an authenticator. Clones share what is behind the `Arc`s.
+#[derive(Clone)]
 pub(super) struct Verifier {
-    pub(super) trusts: Vec<Trust>,
+    pub(super) trusts: Arc<[Trust]>,
     pub(super) max_token_bytes: usize,
-    pub(super) verified: VerifiedTokens,
+    pub(super) verified: Arc<VerifiedTokens>,
     pub(super) cache_bytes: usize,
+    /// Each clone's own, until it is filled: two stores may know different users.
     pub(super) revocations: OnceLock<Arc<dyn Revocations>>,
+    pub(super) adoption: Adoption,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) audit: Audit,
 }
@@ -125,6 +132,8 @@ pub(super) enum Step {
 
 /// What must be awaited before a token can be judged.
 pub(super) enum Need {
+    /// Its turn, for which the layer lets it wait.
+    Turn,
     /// The keys of this issuer.
     Keys(usize, Demand),
     /// What was withdrawn.
@@ -184,6 +193,11 @@ impl Verifier {
         })
     }
 
+    /// Whether this very token was verified before.
+    pub(super) fn knows(&self, token: &[u8]) -> bool {
+        self.verified.find(token, |_| Some(())).is_some()
+    }
+
     /// Verifies a token as far as that is possible without waiting.
     pub(super) fn verify(&self, parts: &Parts<'_>, now: UnixTime, waited: Waited) -> Step {
         let genuine = match self.authenticate(parts, now, waited.keys) {
@@ -240,6 +254,7 @@ impl Verifier {
                 waited.revocations = true;
             }
             Need::User(genuine) => return Step::Done(self.map_user(token, *genuine).await),
+            Need::Turn => {}
         }
         match Parts::of(token) {
             Some(parts) => self.verify(&parts, self.clock.now(), *waited),
@@ -253,7 +268,7 @@ impl Verifier {
         };
         let UserIds::Mapped(mapper) = &trust.users else { return Err(AuthError::invalid(Refusal::Subject)) };
         let user = tokio::time::timeout(MAPPER_TIMEOUT, mapper.user_id(&genuine.accepted.jwt)).await;
-        let late = |_| AuthError::because(AuthErrorKind::Unavailable, Refusal::Policy);
+        let late = |_| AuthError::because(AuthErrorKind::Unavailable, Refusal::UserLookup);
         let user = user.map_err(late)??.ok_or_else(|| AuthError::invalid(Refusal::Subject))?;
         // It may have been a while: nothing that was true before is taken for granted.
         let now = self.clock.now();
@@ -287,7 +302,7 @@ impl Verifier {
         let found = self.trusts.iter().enumerate().find(|(_, trust)| trust.rules.is_issued_by(issuer));
         let (index, trust) = found.ok_or_else(|| refused(Refusal::Issuer))?;
         let accepted = trust.rules.check(&header, &claims, now).map_err(refused)?;
-        if accepted.jwt.confirmation().is_some() && trust.confirmation.is_none() {
+        if claims.is_bound() && (trust.confirmation.is_none() || claims.is_bound_to_key()) {
             return Err(refused(Refusal::Unconfirmed));
         }
         let keys_epoch = trust.keys_epoch();
@@ -309,14 +324,15 @@ impl Verifier {
             return Err(AuthError::invalid(Refusal::Subject));
         }
         let Accepted { jwt, valid_from, scopes, mut roles } = genuine.accepted;
+        let mut fresh_until = jwt.expires_at();
         let directory = self.trusts.get(genuine.trust).and_then(|trust| trust.directory.as_ref());
         if let Some(directory) = directory {
-            let all = roles.union(&directory.roles_of(&user));
-            roles = all.ok_or_else(|| AuthError::invalid(Refusal::Claim))?;
+            roles = roles.union(&directory.roles_of(&user));
+            fresh_until = fresh_until.min(self.clock.now().saturating_add(ROLES_KEPT));
         }
         let builder = Principal::builder(AuthMethod::Jwt, user).scopes(scopes).roles(roles);
         let builder = builder.audit(self.audit.clone());
-        let credential = Arc::new(builder.into_jwt_credential(valid_from, jwt));
+        let credential = Arc::new(builder.into_jwt_credential(valid_from..fresh_until, jwt));
         if let Some(revocations) = self.revocations.get() {
             is_withdrawn(&**revocations, &credential)?;
         }
@@ -427,9 +443,11 @@ impl Trust {
             KeysState::Due | KeysState::Unusable => return Ok(Keyed::Wait(Demand::Due)),
         }
         let current = remote.current().ok_or_else(unavailable)?;
+        // Keys without a name are tried for every name, and say nothing of a key that is new.
+        let is_unknown = header.kid.as_deref().is_some_and(|kid| !current.set.knows_kid(kid));
         match current.set.verify(header, compact) {
             Ok(key) => Ok(Keyed::By(key)),
-            Err(Refusal::UnknownKey) => {
+            Err(_) if is_unknown => {
                 let kid = TokenDigest::of(header.kid.as_deref().unwrap_or_default().as_bytes()).prefix();
                 match waited {
                     // It was fetched for this very token, so the key does not exist.

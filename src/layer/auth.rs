@@ -14,13 +14,15 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    auth::{Authenticator, CredentialReader, RequestHead, Verdict},
+    auth::{Attempt, Authenticator, CredentialReader, RequestHead, Verdict},
     error::{AuthError, AuthErrorKind, ConfigError, Refusal},
     event::{Audit, Event, EventKind},
     layer::{
+        failures::{Counted, Waiting},
         future::{Pending, ResponseFuture},
         rejection::{Challenges, ProblemJson, RejectionResponse, reject},
     },
+    limit::FailureLimit,
     net::{ClientIp, Peer},
     principal::{Anonymous, Principal},
 };
@@ -28,8 +30,9 @@ use crate::{
 /// Authenticates each request before the service sees it: its [`Principal`] and
 /// [`UserId`](crate::UserId) are then in the request's extensions.
 ///
-/// By default every request needs a credential, refusals are `application/problem+json`, and the client's
-/// address is that of the connection. Methods, unknown paths and CORS preflights are treated alike; put a
+/// By default every request needs a credential, refusals are `application/problem+json`, the client's address
+/// is that of the connection, and an address whose credentials were wrong 100 times in a minute is answered 429
+/// instead of 401 ([`FailureLimit`]). Methods, unknown paths and CORS preflights are treated alike; put a
 /// CORS layer outside.
 ///
 /// ```
@@ -60,7 +63,7 @@ use crate::{
 /// ```
 #[must_use]
 pub struct AuthLayer<R = ProblemJson> {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     rejection: R,
 }
 
@@ -70,7 +73,7 @@ impl<R: Clone> Clone for AuthLayer<R> {
     }
 }
 
-struct Shared {
+pub(super) struct Shared {
     authenticator: Arc<dyn Authenticator>,
     reader: CredentialReader,
     client_ip: Arc<dyn ClientIp>,
@@ -81,7 +84,8 @@ struct Shared {
     report_accepted: u32,
     accepted: Arc<AtomicU32>,
     challenges: Challenges,
-    audit: Audit,
+    pub(super) audit: Audit,
+    pub(super) failures: Option<FailureLimit>,
 }
 
 #[derive(Clone)]
@@ -123,6 +127,7 @@ impl AuthLayer {
             accepted: Arc::default(),
             challenges,
             audit,
+            failures: Some(FailureLimit::default()),
         };
         Self { shared: Arc::new(shared), rejection: ProblemJson }
     }
@@ -179,6 +184,12 @@ impl<R> AuthLayer<R> {
         self.change(|shared| shared.audit = audit)
     }
 
+    /// How many credentials from one address may be wrong; 100 a minute. `None` is without limit. The time is that
+    /// of the clock that dates this layer's events.
+    pub fn with_failure_limit(self, limit: Option<FailureLimit>) -> Self {
+        self.change(|shared| shared.failures = limit)
+    }
+
     /// The realm in `WWW-Authenticate`; `api` by default.
     ///
     /// # Errors
@@ -208,6 +219,7 @@ impl Clone for Shared {
             challenges: self.challenges.clone(),
             audit: self.audit.clone(),
             accepted: self.accepted.clone(),
+            failures: self.failures.clone(),
             ..*self
         }
     }
@@ -260,11 +272,11 @@ where
                 ResponseFuture::inner(self.inner.call(request), None)
             }
             Step::Refuse(error) => ResponseFuture::rejected(self.layer.refuse(&request, error)),
-            Step::Wait(verdict) => {
+            Step::Wait(waiting) => {
                 // The clone has not been asked whether it is ready; the service that was goes along.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
-                ResponseFuture::pending(Pending { verdict, request, inner, layer: self.layer.clone() })
+                ResponseFuture::pending(Pending { waiting, request, inner, layer: self.layer.clone() })
             }
         }
     }
@@ -275,22 +287,24 @@ enum Step {
     Accept(Principal),
     Anonymous,
     Refuse(AuthError),
-    Wait(crate::auth::PendingVerdict),
+    Wait(Waiting),
 }
 
 impl Shared {
     #[inline]
-    fn judge<B>(&self, request: &Request<B>) -> Step {
+    fn judge<B>(self: &Arc<Self>, request: &Request<B>) -> Step {
         if self.pass_preflight && is_preflight(request) {
             return Step::Anonymous;
         }
         if self.require_https && !self.client_ip.is_https(request.headers(), request.extensions()) {
             return Step::Refuse(AuthError::because(AuthErrorKind::Forbidden, Refusal::Insecure));
         }
-        let head = match self.head(request) {
+        let mut head = match self.head(request) {
             Ok(head) => head,
             Err(error) => return Step::Refuse(error),
         };
+        let attempt = Attempt::new(self.failures.as_ref(), &self.audit);
+        head.attempt = Some(&attempt);
         match self.authenticator.authenticate(&head) {
             Verdict::Decided(Ok(principal)) => {
                 if self.report_accepted > 0 {
@@ -304,14 +318,17 @@ impl Shared {
 
     /// What is not accepted at once may be badly written, which weighs more than an authenticator's no.
     #[cold]
-    fn other_step(&self, verdict: Verdict, head: &RequestHead<'_>) -> Step {
+    fn other_step(self: &Arc<Self>, verdict: Verdict, head: &RequestHead<'_>) -> Step {
         if let Some(Err(error)) = head.presented.map(|presented| presented.check()) {
             return Step::Refuse(error);
         }
         match verdict {
             Verdict::Decided(Ok(principal)) => Step::Accept(principal),
             Verdict::Decided(Err(error)) => Step::Refuse(error),
-            Verdict::Pending(verdict) => Step::Wait(verdict),
+            Verdict::Pending(verdict) => match Waiting::begin(self, verdict, head) {
+                Ok(waiting) => Step::Wait(waiting),
+                Err(error) => Step::Refuse(error),
+            },
             Verdict::Abstain => self.without_verdict(head),
         }
     }
@@ -359,16 +376,26 @@ impl<R> AuthLayer<R> {
         insert(request, principal)
     }
 
-    /// Reports the refusal and makes the answer.
+    /// Counts the failure if it is one, reports the refusal and makes the answer.
     #[cold]
     pub(super) fn refuse<B, ResBody>(&self, request: &Request<B>, error: AuthError) -> Response<ResBody>
     where
         R: RejectionResponse<ResBody>,
     {
+        let client_ip = self.shared.client_ip.client_ip(request.headers(), request.extensions());
+        self.answer(request, self.shared.count_failure(error, client_ip))
+    }
+
+    /// Reports the refusal and makes the answer.
+    #[cold]
+    pub(super) fn answer<B, ResBody>(&self, request: &Request<B>, error: Counted) -> Response<ResBody>
+    where
+        R: RejectionResponse<ResBody>,
+    {
+        let Counted { error, client_ip } = error;
         let mut head = RequestHead::new(request);
         head.presented = self.shared.reader.read(head.method, head.uri, head.headers).ok().flatten();
         let id = head.request_id().map_or_else(new_request_id, |id| Some(id.into()));
-        let client_ip = self.shared.client_ip.client_ip(head.headers, head.extensions);
         let reason = error.reason().unwrap_or(Refusal::Policy);
         let event = Event::new(EventKind::AccessRefused(reason)).token(error.token()).at_ip(client_ip);
         let event = event.in_request(id.as_deref());

@@ -11,10 +11,7 @@ use http::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::{
-    auth::PendingVerdict,
-    layer::{auth::AuthLayer, rejection::RejectionResponse},
-};
+use crate::layer::{auth::AuthLayer, failures::Waiting, rejection::RejectionResponse};
 
 pin_project! {
     /// The future of [`Auth`](crate::layer::Auth).
@@ -38,7 +35,7 @@ pin_project! {
 
 /// A request whose verdict has to wait. It is large and rare, so it is boxed along with its verdict.
 pub(super) struct Pending<S, R, ReqBody> {
-    pub(super) verdict: PendingVerdict,
+    pub(super) waiting: Waiting,
     pub(super) request: Request<ReqBody>,
     pub(super) inner: S,
     pub(super) layer: AuthLayer<R>,
@@ -83,7 +80,7 @@ where
                 },
                 StateProjection::Pending { pending: waiting } => {
                     let Some(pending) = waiting.as_mut() else { return Poll::Pending };
-                    let verdict = ready!(pending.verdict.as_mut().poll(cx));
+                    let verdict = ready!(pending.waiting.poll(&pending.layer.shared, cx));
                     let Some(pending) = waiting.take() else { return Poll::Pending };
                     let Pending { mut request, mut inner, layer, .. } = *pending;
                     match verdict {
@@ -91,7 +88,7 @@ where
                             let headers = layer.accepted(&mut request, principal);
                             (inner.call(request), headers)
                         }
-                        Err(error) => return Poll::Ready(Ok(layer.refuse(&request, error))),
+                        Err(error) => return Poll::Ready(Ok(layer.answer(&request, error))),
                     }
                 }
             };

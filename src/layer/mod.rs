@@ -4,6 +4,7 @@
 //! the request on or answer it. They work over any body, in axum, hyper and tonic.
 
 mod auth;
+mod failures;
 mod future;
 mod owner;
 mod rejection;

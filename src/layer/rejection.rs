@@ -9,8 +9,8 @@ use crate::error::{AuthError, AuthErrorKind};
 ///
 /// [`ProblemJson`] is the default; [`GrpcStatus`] suits tonic, [`Empty`] any body that has a default. A
 /// closure of your own does as well. Afterwards the layer adds the headers that a refusal needs
-/// (`WWW-Authenticate`, `Retry-After`, `Cache-Control: no-store`, `X-Request-Id`), unless they are there,
-/// and puts the [`AuthError`] into the response's extensions.
+/// (`WWW-Authenticate`, `Retry-After`, `RateLimit`, `Cache-Control: no-store`, `X-Request-Id`), unless they are
+/// there, and puts the [`AuthError`] into the response's extensions.
 ///
 /// ```
 /// use keyward::{AuthError, layer::RejectionResponse};
@@ -177,6 +177,9 @@ pub(crate) fn reject<B, R: RejectionResponse<B>>(
     }
     set(headers, header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     set(headers, header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in error.headers().into_iter().flatten() {
+        set(headers, name.clone(), value.clone());
+    }
     if let Some(id) = request_id {
         set(headers, header::HeaderName::from_static("x-request-id"), id);
     }

@@ -1,13 +1,44 @@
-//! How often: per-token rate limits and quotas.
+//! How often: per-token rate limits and quotas, and how many credentials from one address may be wrong.
 //!
 //! A **rate limit** bounds how fast requests may follow one another; what was not used is not saved up beyond
-//! its burst. A **quota** bounds how many there may be in a calendar day or month (UTC).
+//! its burst. A **quota** bounds how many there may be in a calendar day or month (UTC). A token has neither
+//! unless it is given one; see [`Limits`]. A **failure** is a wrong credential; see [`FailureLimit`].
+//!
+//! A request beyond a limit is answered 429 with `Retry-After` and is no use of its token: it neither renews it
+//! nor counts. So a token that uses up a month's quota on the first day needs an idle timeout of more than 30 days.
+//!
+//! Responses to a limited key carry `RateLimit-Policy` and `RateLimit`, as
+//! [draft-ietf-httpapi-ratelimit-headers-10] writes them: the limits `"rate"`, `"quota"` and `"owner"` with
+//! `q` requests in `w` seconds, of which `r` are left and all are there again in `t` seconds.
+//!
+//! Within one process limits are exact, whatever comes at once. Rate limits are each process's own, and begin
+//! anew with it. What is used of a quota is written along with the use of keys, once a second: a process that is
+//! killed forgets that much, and processes on one store see what the others used when they look a key up again,
+//! after the staleness bound at the latest. A rate limit goes by the wall clock: one that is set ahead gives back
+//! as much, one that is set back takes one burst.
+//!
+//! [draft-ietf-httpapi-ratelimit-headers-10]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-10
 
 use std::{num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct};
 
 use crate::error::ConfigError;
+
+mod failures;
+mod gcra;
+mod limiter;
+mod meters;
+mod quota;
+mod suspects;
+
+pub use failures::FailureLimit;
+pub(crate) use failures::{Entry, Turn, Waited, too_many};
+pub(crate) use gcra::RateMeter;
+pub(crate) use limiter::{Exceeded, Limiter, TokenMeter};
+pub(crate) use meters::Meters;
+pub use quota::QuotaUse;
+pub(crate) use suspects::Over;
 
 /// The longest time that a rate limit may spread its requests over.
 const LONGEST_PERIOD: Duration = Duration::from_secs(86_400);
@@ -55,6 +86,12 @@ impl RateLimit {
     pub fn period(&self) -> Duration {
         self.period
     }
+
+    /// Whether it allows neither more at once nor more in the long run than `other`.
+    fn is_within(&self, other: &Self) -> bool {
+        let over = |own: &Self, time: &Self| u64::from(own.requests.get()) * time.period.as_secs();
+        self.requests <= other.requests && over(self, other) <= over(other, self)
+    }
 }
 
 /// How many requests there may be in a calendar day or month.
@@ -92,6 +129,15 @@ impl Quota {
     #[must_use]
     pub fn period(&self) -> QuotaPeriod {
         self.period
+    }
+
+    /// Whether it allows no more than `other` in any period.
+    fn is_within(&self, other: &Self) -> bool {
+        let days = match (self.period, other.period) {
+            (QuotaPeriod::Day, QuotaPeriod::Month) => 31,
+            _ => 1,
+        };
+        u64::from(self.requests.get()) * days <= u64::from(other.requests.get())
     }
 }
 
@@ -157,6 +203,13 @@ impl Limits {
     pub fn is_empty(&self) -> bool {
         self.rate.is_none() && self.quota.is_none()
     }
+
+    /// Whether they allow no more than `other`, in any of its limits.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        let rate = other.rate.is_none_or(|other| self.rate.is_some_and(|rate| rate.is_within(&other)));
+        let quota = other.quota.is_none_or(|other| self.quota.is_some_and(|quota| quota.is_within(&other)));
+        rate && quota
+    }
 }
 
 #[derive(Deserialize)]
@@ -208,6 +261,62 @@ impl<'de> Deserialize<'de> for Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tighter_limits_are_within_wider_ones() {
+        let read = |text: &str| serde_json::from_str::<Limits>(text).unwrap();
+        let (day, month) =
+            (r#"{"quota":{"requests":10,"per":"day"}}"#, r#"{"quota":{"requests":310,"per":"month"}}"#);
+        for (name, inner, outer, expected) in [
+            ("nothing in nothing", "{}", "{}", true),
+            ("a limit in none", r#"{"rate":{"requests":9,"seconds":1}}"#, "{}", true),
+            ("none in a rate", "{}", r#"{"rate":{"requests":9,"seconds":1}}"#, false),
+            ("none in a quota", "{}", day, false),
+            ("a rate in a quota", r#"{"rate":{"requests":1,"seconds":86400}}"#, day, false),
+            (
+                "the same rate",
+                r#"{"rate":{"requests":9,"seconds":60}}"#,
+                r#"{"rate":{"requests":9,"seconds":60}}"#,
+                true,
+            ),
+            (
+                "slower",
+                r#"{"rate":{"requests":9,"seconds":61}}"#,
+                r#"{"rate":{"requests":9,"seconds":60}}"#,
+                true,
+            ),
+            (
+                "faster",
+                r#"{"rate":{"requests":9,"seconds":59}}"#,
+                r#"{"rate":{"requests":9,"seconds":60}}"#,
+                false,
+            ),
+            (
+                "more at once",
+                r#"{"rate":{"requests":10,"seconds":600}}"#,
+                r#"{"rate":{"requests":9,"seconds":60}}"#,
+                false,
+            ),
+            (
+                "fewer at once, but faster",
+                r#"{"rate":{"requests":2,"seconds":1}}"#,
+                r#"{"rate":{"requests":9,"seconds":60}}"#,
+                false,
+            ),
+            ("days in a month", day, month, true),
+            ("too many days in a month", r#"{"quota":{"requests":11,"per":"day"}}"#, month, false),
+            ("a month in a day", r#"{"quota":{"requests":10,"per":"month"}}"#, day, true),
+            ("more than a day in a month", month, day, false),
+            (
+                "the largest",
+                r#"{"rate":{"requests":4294967295,"seconds":86400}}"#,
+                r#"{"rate":{"requests":4294967295,"seconds":1}}"#,
+                true,
+            ),
+        ] {
+            assert_eq!(read(inner).is_within(&read(outer)), expected, "{name}");
+        }
+    }
 
     #[test]
     fn limits_are_read_as_they_are_written() {

@@ -10,6 +10,7 @@ use crate::{
     error::ConfigError,
     event::{Audit, AuditSink, TracingSink},
     id::TokenIds,
+    limit::{Meters, RateLimit},
     manage::{Issuing, TokenManager, maintenance::Maintenance},
     principal::RoleDirectory,
     secret::Pepper,
@@ -69,6 +70,7 @@ pub struct TokenManagerBuilder {
     when_full: WhenFull,
     retention: Duration,
     warnings: Vec<Duration>,
+    owner_rate: Option<RateLimit>,
 }
 
 impl fmt::Debug for TokenManagerBuilder {
@@ -93,6 +95,7 @@ impl TokenManagerBuilder {
             when_full: WhenFull::Refuse,
             retention: 30 * DAY,
             warnings: vec![30 * DAY, 7 * DAY, DAY],
+            owner_rate: None,
         }
     }
 
@@ -180,6 +183,13 @@ impl TokenManagerBuilder {
         self
     }
 
+    /// How fast requests with the keys of one user may follow one another, all keys together; unlimited by
+    /// default. It comes on top of what a key has of its own, and a user who may make keys cannot get around it.
+    pub fn with_owner_rate_limit(mut self, limit: Option<RateLimit>) -> Self {
+        self.owner_rate = limit;
+        self
+    }
+
     /// The manager.
     #[must_use]
     pub fn build(self) -> TokenManager {
@@ -194,6 +204,8 @@ impl TokenManagerBuilder {
             roles: self.roles,
             staleness: self.staleness,
             denied: Denied::default(),
+            meters: Meters::new(self.capacity),
+            owner_rate: self.owner_rate.map(|limit| (limit, Meters::new(self.capacity))),
             usage: UsageQueue::default(),
             families: AtomicBool::new(false),
             store_down: AtomicBool::new(false),

@@ -171,6 +171,8 @@ impl TokenManager {
         record.class = new.class;
         record.scopes = new.scopes.clone();
         record.allowed_ips = new.allowed_ips.clone();
+        let own_limits = || actor.presented().map(|presented| presented.credential().limits());
+        record.limits = new.limits.or_else(own_limits).unwrap_or_default();
         record.roles = match (&new.roles, limited) {
             (Some(roles), _) => roles.clone(),
             (None, Some(principal)) => Grant::Only(principal.roles().clone()),
@@ -188,6 +190,7 @@ impl TokenManager {
             roles: &roles,
             all_roles: record.roles == Grant::<RoleSet>::All,
             allowed_ips: record.allowed_ips.as_ref(),
+            limits: record.limits,
         };
         if rights::covers(presented, &rights) { Ok(()) } else { Err(TokenError::BeyondOwnRights) }
     }
@@ -330,6 +333,7 @@ impl TokenManager {
                 scopes: update.scopes.clone(),
                 allowed_ips: update.allowed_ips.clone(),
                 metadata: update.metadata.clone(),
+                limits: update.limits,
                 disabled_at,
                 revoked_at: None,
                 expires_by: None,

@@ -48,7 +48,8 @@ pub(super) fn event(
     owner: Option<&UserId>,
     token: Option<TokenId>,
 ) -> Event {
-    let event = Event::new(kind).by(actor.user()).token(token).at_ip(actor.client_ip());
+    let email = actor.presented().and_then(crate::Principal::email);
+    let event = Event::new(kind).by(actor.user()).with_email(email).token(token).at_ip(actor.client_ip());
     match owner {
         Some(owner) => event.owned_by(owner),
         None => event,

@@ -4,7 +4,8 @@ use std::{net::IpAddr, time::Duration};
 
 use crate::{
     error::Refusal,
-    id::{TokenId, UserId, is_unprintable},
+    id::{TokenId, UserId, is_printable},
+    limit::Limits,
     net::IpList,
     principal::{AdminProof, Principal},
     scope::{Grant, RoleSet},
@@ -109,6 +110,7 @@ pub struct NewToken {
     pub(crate) allowed_ips: Option<IpList>,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) metadata: Metadata,
+    pub(crate) limits: Option<Limits>,
     pub(crate) created_ip: Option<IpAddr>,
     pub(crate) max_active: Option<u32>,
     pub(crate) child: bool,
@@ -126,6 +128,7 @@ impl NewToken {
             allowed_ips: None,
             lifetime: None,
             metadata: Metadata::new(),
+            limits: None,
             created_ip: None,
             max_active: None,
             child: false,
@@ -175,6 +178,12 @@ impl NewToken {
         self
     }
 
+    /// How often it may be used; by default without limit, or as often as the key that makes it.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
     /// Makes it end with the API key that it is made through: it works while that one does, moves to its
     /// successor when it is rotated, and is not renewed by use. Without this it is independent.
     ///
@@ -211,6 +220,7 @@ pub struct TokenUpdate {
     pub(crate) scopes: Option<Grant>,
     pub(crate) allowed_ips: Option<Option<IpList>>,
     pub(crate) metadata: Option<Metadata>,
+    pub(crate) limits: Option<Limits>,
     pub(crate) enabled: Option<bool>,
 }
 
@@ -239,6 +249,13 @@ impl TokenUpdate {
         self
     }
 
+    /// How often it may be used, instead of the old limits; [`Limits::default`] lifts them. What was used of a
+    /// quota stays used.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
     /// Switches it on or off.
     pub fn with_enabled(mut self, enabled: bool) -> Self {
         self.enabled = Some(enabled);
@@ -247,22 +264,22 @@ impl TokenUpdate {
 
     /// Whether it can only take rights away.
     pub(crate) fn only_disables(&self) -> bool {
-        matches!(
-            self,
-            Self { name: None, scopes: None, allowed_ips: None, metadata: None, enabled: Some(false) }
-        )
+        self.enabled == Some(false) && self.leaves_the_rest()
     }
 
     pub(crate) fn only_enables(&self) -> bool {
-        matches!(
-            self,
-            Self { name: None, scopes: None, allowed_ips: None, metadata: None, enabled: Some(true) }
-        )
+        self.enabled == Some(true) && self.leaves_the_rest()
+    }
+
+    fn leaves_the_rest(&self) -> bool {
+        let Self { name, scopes, allowed_ips, metadata, limits, enabled: _ } = self;
+        name.is_none() && scopes.is_none() && allowed_ips.is_none() && metadata.is_none() && limits.is_none()
     }
 
     /// Whether it touches what the token may do.
     pub(crate) fn changes_rights(&self) -> bool {
-        self.scopes.is_some() || self.allowed_ips.is_some() || self.enabled == Some(true)
+        let Self { name: _, scopes, allowed_ips, metadata: _, limits, enabled } = self;
+        scopes.is_some() || allowed_ips.is_some() || limits.is_some() || *enabled == Some(true)
     }
 }
 
@@ -412,7 +429,7 @@ impl TokenError {
 /// Whether `name` can be a token's name, which is 1 to 128 printable characters.
 pub(crate) fn check_name(name: &str) -> Result<(), TokenError> {
     let length = name.chars().count();
-    if (1..=128).contains(&length) && !name.trim().is_empty() && !name.chars().any(is_unprintable) {
+    if (1..=128).contains(&length) && !name.trim().is_empty() && is_printable(name) {
         Ok(())
     } else {
         Err(TokenError::Invalid("a name is 1 to 128 printable characters"))

@@ -1,6 +1,7 @@
 //! The rule that nobody hands out more than they have.
 
 use crate::{
+    limit::Limits,
     net::IpList,
     principal::{AuthMethod, Principal},
     scope::{Grant, RoleSet},
@@ -16,10 +17,11 @@ pub(crate) struct Rights<'a> {
     /// Whether it would also carry roles that its owner gets later.
     pub(crate) all_roles: bool,
     pub(crate) allowed_ips: Option<&'a IpList>,
+    pub(crate) limits: Limits,
 }
 
-/// Whether the credential of `presented` has all of `rights` itself. Addresses count only for API keys:
-/// other credentials have no list.
+/// Whether the credential of `presented` has all of `rights` itself. Addresses and limits count only for API
+/// keys: other credentials have none.
 pub(crate) fn covers(presented: &Principal, rights: &Rights<'_>) -> bool {
     let own = presented.credential();
     let ips = match (rights.allowed_ips, own.allowed_ips()) {
@@ -28,7 +30,7 @@ pub(crate) fn covers(presented: &Principal, rights: &Rights<'_>) -> bool {
         (Some(list), Some(own)) => list.is_subset_of(own),
     };
     let roles = rights.roles.is_subset_of(&own.roles) && (own.all_roles || !rights.all_roles);
-    rights.scopes.is_subset_of(&own.scopes) && roles && ips
+    rights.scopes.is_subset_of(&own.scopes) && roles && ips && rights.limits.is_within(&own.limits())
 }
 
 /// The time that no token made or changed through this credential may pass: its own last end.
@@ -64,7 +66,9 @@ mod tests {
         let none = RoleSet::empty();
         let admin = RoleSet::new(["admin"]).unwrap();
         let list = IpList::new(["10.0.0.0/8"]).unwrap();
-        let rights = |scopes, roles, all_roles| Rights { scopes, roles, all_roles, allowed_ips: Some(&list) };
+        let limits = Limits::default();
+        let rights =
+            |scopes, roles, all_roles| Rights { scopes, roles, all_roles, allowed_ips: Some(&list), limits };
         let limited = presented(some.clone(), &["admin"]);
         assert!(covers(&limited, &rights(&some, &none, false)));
         assert!(covers(&limited, &rights(&some, &admin, false)));

@@ -199,6 +199,11 @@ impl TokenManager {
         successor.roles = old.roles.clone();
         successor.allowed_ips = old.allowed_ips.clone();
         successor.metadata = old.metadata.clone();
+        successor.limits = old.limits;
+        // What is used of a quota is used for the new key as well.
+        let mut used = old.clone();
+        self.inner().add_unwritten_use(&mut used);
+        successor.quota_use = used.quota_use;
         successor.parent = old.parent;
         successor.created_ip = actor.client_ip();
         successor.created_by = actor.presented().and_then(crate::Principal::token_id);

@@ -21,6 +21,7 @@ impl TokenManager {
     /// process accepts it no more.
     ///
     /// # Errors
+    /// [`TokenError::Invalid`] when `until` is past by more than ten minutes, so that nothing would be revoked;
     /// [`TokenError::Store`]: then assume that it still works, and try again.
     pub async fn revoke_jwt(
         &self,
@@ -29,6 +30,9 @@ impl TokenManager {
         jwt_id: &str,
         until: UnixTime,
     ) -> Result<(), TokenError> {
+        if until.saturating_add(Duration::from_secs(600)) <= self.lookup.now() {
+            return Err(TokenError::Invalid("`until` is long past: give the token's `exp`"));
+        }
         // The longest leeway is five minutes, and clocks differ.
         let until = until.saturating_add(Duration::from_secs(600));
         let revocation = JwtRevocation::new(JwtId::of(issuer, jwt_id), until);

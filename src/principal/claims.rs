@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::time::UnixTime;
+use crate::{id::is_unprintable, time::UnixTime};
 
 /// The claims of a verified JWT: who issued it about whom, and everything else that it says.
 ///
@@ -34,7 +34,6 @@ pub struct JwtClaims {
 }
 
 /// The texts of a token's claims. Those that are not there are empty, which none of them may be otherwise.
-#[cfg_attr(not(feature = "_jwt"), expect(dead_code, reason = "only the module `jwt` makes it"))]
 pub(crate) struct JwtTexts<'a> {
     /// The claims as JSON, without repeated names.
     pub(crate) payload: &'a str,
@@ -112,7 +111,8 @@ impl JwtClaims {
     /// What the sender proved to possess, as the JSON of the claim `cnf` (RFC 7800, section 3.1).
     #[must_use]
     pub fn confirmation(&self) -> Option<&str> {
-        Some(self.texts().confirmation).filter(|confirmation| !confirmation.is_empty())
+        let [.., start] = self.ends;
+        self.texts.get(start as usize..).filter(|confirmation| !confirmation.is_empty())
     }
 
     /// All claims, in a type of your own. Read anew at each call.
@@ -121,6 +121,24 @@ impl JwtClaims {
     /// When the token does not have the claims that `T` needs.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, InvalidClaims> {
         serde_json::from_str(self.texts().payload).map_err(|_| InvalidClaims)
+    }
+}
+
+/// What an issuer says of an e-mail address (OpenID Connect Core 1.0, section 5.1).
+#[derive(Deserialize)]
+struct Email {
+    email: Box<str>,
+    email_verified: Option<serde_json::Value>,
+}
+
+impl JwtClaims {
+    /// The e-mail address, for the audit log. Anybody can claim one that is not verified.
+    pub(crate) fn email(&self) -> Option<Box<str>> {
+        let Email { email, email_verified } = self.parse().ok()?;
+        // Some issuers write it as a text.
+        let verified = email_verified.is_none_or(|verified| verified == true || verified == "true");
+        let printable = email.len() <= 254 && !email.chars().any(|c| c.is_whitespace() || is_unprintable(c));
+        (verified && printable && email.contains('@')).then_some(email)
     }
 }
 
@@ -138,3 +156,28 @@ impl fmt::Debug for JwtClaims {
 #[error("the credential does not carry these claims")]
 #[non_exhaustive]
 pub struct InvalidClaims;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_email_is_what_the_issuer_vouches_for() {
+        for (payload, email) in [
+            (r#"{"email":"a@example.org"}"#, Some("a@example.org")),
+            (r#"{"email":"a@example.org","email_verified":true}"#, Some("a@example.org")),
+            (r#"{"email":"a@example.org","email_verified":"true"}"#, Some("a@example.org")),
+            (r#"{"email":"a@example.org","email_verified":false}"#, None),
+            (r#"{"email":"a@example.org","email_verified":"false"}"#, None),
+            (r#"{"email":"a@example.org\u0000"}"#, None),
+            (r#"{"email":"a b@example.org"}"#, None),
+            (r#"{"email":"nobody"}"#, None),
+            (r#"{"email":["a@example.org"]}"#, None),
+            ("{}", None),
+        ] {
+            let texts = JwtTexts { payload, issuer: "i", subject: "s", jwt_id: "", confirmation: "" };
+            let claims = JwtClaims::new(&texts, None, UnixTime::MAX).unwrap();
+            assert_eq!(claims.email().as_deref(), email, "{payload}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     event::Audit,
     id::{TokenId, UserId},
-    limit::Limits,
+    limit::{Limiter, Limits},
     net::IpList,
     principal::{AuthMethod, JwtClaims},
     scope::{Grant, RoleSet},
@@ -48,10 +48,11 @@ pub(crate) struct Credential {
 }
 
 /// What only some credentials have.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(crate) struct Extra {
     pub(crate) allowed_ips: Option<IpList>,
     pub(crate) limits: Limits,
+    pub(crate) limiter: Option<Limiter>,
     /// Until when it still reads, if it is in its grace period.
     pub(crate) grace_until: Option<UnixTime>,
     pub(crate) jwt: Option<JwtClaims>,
@@ -60,7 +61,9 @@ pub(crate) struct Extra {
 impl Extra {
     /// Nothing takes no memory.
     pub(crate) fn boxed(self) -> Option<Box<Self>> {
-        (self != Self::default()).then(|| Box::new(self))
+        let Self { allowed_ips, limits, limiter, grace_until, jwt } = &self;
+        let limited = allowed_ips.is_some() || !limits.is_empty() || limiter.is_some();
+        (limited || grace_until.is_some() || jwt.is_some()).then(|| Box::new(self))
     }
 }
 
@@ -69,6 +72,16 @@ impl Credential {
     #[inline]
     pub(crate) fn allowed_ips(&self) -> Option<&IpList> {
         self.extra.as_deref()?.allowed_ips.as_ref()
+    }
+
+    /// How often it may be used; unlimited by default.
+    pub(crate) fn limits(&self) -> Limits {
+        self.extra.as_deref().map(|extra| extra.limits).unwrap_or_default()
+    }
+
+    /// What counts its requests, if they are limited.
+    pub(crate) fn limiter(&self) -> Option<&Limiter> {
+        self.extra.as_deref()?.limiter.as_ref()
     }
 
     /// What it says, if it is a JWT.

@@ -9,13 +9,14 @@ use crate::{
     event::{Alert, Audit, Event, EventKind},
     id::{TokenId, UserId},
     scope::{Grant, RoleSet},
-    secret::TokenDigest,
     time::UnixTime,
 };
 
+mod builder;
 mod claims;
 mod credential;
 
+pub use builder::PrincipalBuilder;
 #[cfg(feature = "_jwt")]
 pub(crate) use claims::JwtTexts;
 pub use claims::{InvalidClaims, JwtClaims};
@@ -84,33 +85,22 @@ impl Principal {
     /// Starts a principal for an authenticator of your own: `user` was verified by `method`. It has
     /// every scope and no role until told otherwise.
     pub fn builder(method: AuthMethod, user: UserId) -> PrincipalBuilder {
-        PrincipalBuilder {
-            credential: Credential {
-                digest: TokenDigest::from_bytes([0; 32]),
-                user,
-                token: None,
-                scopes: Grant::All,
-                roles: RoleSet::empty(),
-                all_roles: false,
-                audit: Audit::default(),
-                method,
-                read_only: false,
-                revision: 0,
-                fresh_from: UnixTime::EPOCH,
-                fresh_until: UnixTime::MAX,
-                expires_at: UnixTime::MAX,
-                hard_end: UnixTime::MAX,
-                rolling: None,
-                extra: None,
-                uses: Uses::default(),
-            },
-            client_ip: None,
-        }
+        PrincipalBuilder::new(method, user)
     }
 
     #[inline]
     pub(crate) fn new(credential: Arc<Credential>, client_ip: Option<IpAddr>) -> Self {
         Self { credential, client_ip, response_headers: None }
+    }
+
+    /// A principal whose response shall also say this.
+    #[inline]
+    pub(crate) fn telling(
+        credential: Arc<Credential>,
+        client_ip: Option<IpAddr>,
+        response_headers: Option<Box<HeaderMap>>,
+    ) -> Self {
+        Self { credential, client_ip, response_headers }
     }
 
     /// Adds a header to the response. What the service itself says in it stays.
@@ -248,7 +238,16 @@ impl Principal {
 
     /// An event about this caller.
     pub(crate) fn event(&self, kind: EventKind) -> Event {
-        Event::new(kind).by(self.user_id()).token(self.token_id()).at_ip(self.client_ip)
+        Event::new(kind)
+            .by(self.user_id())
+            .with_email(self.email())
+            .token(self.token_id())
+            .at_ip(self.client_ip)
+    }
+
+    /// The e-mail address that the issuer of this caller's JWT vouches for.
+    pub(crate) fn email(&self) -> Option<Box<str>> {
+        self.jwt()?.email()
     }
 
     pub(crate) fn audit(&self) -> &Audit {
@@ -269,69 +268,6 @@ impl fmt::Debug for Principal {
             .field("scopes", self.scopes())
             .field("roles", self.roles())
             .finish_non_exhaustive()
-    }
-}
-
-/// Makes a [`Principal`] in an authenticator of your own; see [`Principal::builder`].
-#[must_use]
-#[derive(Debug)]
-pub struct PrincipalBuilder {
-    credential: Credential,
-    client_ip: Option<IpAddr>,
-}
-
-impl PrincipalBuilder {
-    /// The scopes of the credential; everything by default.
-    pub fn scopes(mut self, scopes: Grant) -> Self {
-        self.credential.scopes = scopes;
-        self
-    }
-
-    /// The roles of the credential; none by default.
-    pub fn roles(mut self, roles: RoleSet) -> Self {
-        self.credential.roles = roles;
-        self
-    }
-
-    /// When the credential expires; never by default.
-    pub fn expires_at(mut self, at: UnixTime) -> Self {
-        self.credential.expires_at = at;
-        self
-    }
-
-    /// The client's address; unknown by default.
-    pub fn client_ip(mut self, ip: Option<IpAddr>) -> Self {
-        self.client_ip = ip;
-        self
-    }
-
-    /// Where this principal's alerts go; [`tracing`] by default.
-    pub fn audit(mut self, audit: Audit) -> Self {
-        self.credential.audit = audit;
-        self
-    }
-
-    /// The credential of a verified JWT, good until it expires.
-    #[cfg(feature = "_jwt")]
-    pub(crate) fn into_jwt_credential(self, valid_from: UnixTime, jwt: JwtClaims) -> Credential {
-        Credential {
-            fresh_from: valid_from,
-            fresh_until: jwt.expires_at(),
-            expires_at: jwt.expires_at(),
-            extra: Extra { jwt: Some(jwt), ..Extra::default() }.boxed(),
-            ..self.credential
-        }
-    }
-
-    /// The credential itself, found by `digest`, with whatever roles its user has.
-    pub(crate) fn into_credential(self, digest: TokenDigest) -> Credential {
-        Credential { digest, all_roles: true, ..self.credential }
-    }
-
-    /// The principal.
-    #[must_use]
-    pub fn build(self) -> Principal {
-        Principal::new(Arc::new(self.credential), self.client_ip)
     }
 }
 

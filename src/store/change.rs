@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::{
     id::TokenId,
+    limit::{Limits, QuotaUse},
     net::IpList,
     scope::Grant,
     store::{StoreError, StoreErrorKind},
@@ -30,6 +31,8 @@ pub struct Change {
     pub allowed_ips: Option<Option<IpList>>,
     /// The new metadata.
     pub metadata: Option<Metadata>,
+    /// The new limits; the default ones lift all.
+    pub limits: Option<Limits>,
     /// Since when it is switched off; `Some(None)` switches it on.
     pub disabled_at: Option<Option<UnixTime>>,
     /// Since when it is revoked. What is revoked already keeps its time.
@@ -56,8 +59,17 @@ impl Change {
         if self.if_revision.is_some_and(|revision| revision != record.revision) {
             return Err(StoreErrorKind::Conflict.into());
         }
-        let Self { name, scopes, allowed_ips, metadata, disabled_at, revoked_at, expires_by, if_revision: _ } =
-            self.clone();
+        let Self {
+            name,
+            scopes,
+            allowed_ips,
+            metadata,
+            limits,
+            disabled_at,
+            revoked_at,
+            expires_by,
+            if_revision: _,
+        } = self.clone();
         record.name = name.unwrap_or_else(|| std::mem::take(&mut record.name));
         record.metadata = metadata.unwrap_or_else(|| std::mem::take(&mut record.metadata));
         if let Some(scopes) = scopes {
@@ -66,6 +78,7 @@ impl Change {
         if let Some(allowed_ips) = allowed_ips {
             record.allowed_ips = allowed_ips;
         }
+        record.limits = limits.unwrap_or(record.limits);
         if let Some(disabled_at) = disabled_at {
             record.disabled_at = disabled_at;
         }
@@ -141,13 +154,16 @@ pub struct Usage {
     /// The expiry that this use renews the token to. Stored only if it is later, and only while the
     /// token is rolling and not revoked.
     pub renewed_to: Option<UnixTime>,
+    /// How much of the token's quota to add. Stored only if the token has a quota of this period; what is of
+    /// an earlier period than what is stored adds nothing, what is of a later one takes its place.
+    pub quota: Option<QuotaUse>,
 }
 
 impl Usage {
     /// `count` uses of the token `id`, the last of them at `last_used`.
     #[must_use]
     pub const fn new(id: TokenId, count: u64, last_used: UnixTime) -> Self {
-        Self { id, count, last_used, ip: None, renewed_to: None }
+        Self { id, count, last_used, ip: None, renewed_to: None, quota: None }
     }
 
     /// Adds this use to `record`. Stores that keep whole records call this.
@@ -160,6 +176,10 @@ impl Usage {
         let renewable = record.rolling && record.revoked_at.is_none();
         if let (Some(to), Some(at), true) = (self.renewed_to, record.expires_at, renewable) {
             record.expires_at = Some(at.max(to));
+        }
+        let period = record.limits.quota().map(|quota| quota.period());
+        if let Some(used) = self.quota.filter(|used| Some(used.period) == period) {
+            record.quota_use = Some(used.added_to(record.quota_use));
         }
     }
 }

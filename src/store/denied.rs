@@ -33,9 +33,14 @@ const NEVER: i64 = i64::MIN;
 /// With more users who changed than this, the whole cache is cheaper to forget than one user at a time.
 const FEW_USERS: usize = 8;
 
+/// Where the numbers of the next source of denials begin, so that no two sources have one in common.
+static SPANS: AtomicU64 = AtomicU64::new(0);
+
 #[derive(Debug)]
 pub(crate) struct Denied {
     known: RwLock<Known>,
+    /// Where `generation` began.
+    source: u64,
     /// Counts the sets that differed from the one before.
     generation: AtomicU64,
     loaded: AtomicBool,
@@ -60,9 +65,11 @@ pub(crate) struct Known {
 
 impl Default for Denied {
     fn default() -> Self {
+        let source = SPANS.fetch_add(1 << 32, Ordering::Relaxed);
         Self {
             known: RwLock::default(),
-            generation: AtomicU64::new(0),
+            source,
+            generation: AtomicU64::new(source),
             loaded: AtomicBool::new(false),
             fresh_from: AtomicI64::new(i64::MAX),
             fresh_until: AtomicI64::new(i64::MIN),
@@ -103,6 +110,11 @@ impl Known {
 }
 
 impl Denied {
+    /// What no other source of denials has.
+    pub(crate) fn source(&self) -> u64 {
+        self.source
+    }
+
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }

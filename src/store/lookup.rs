@@ -13,7 +13,8 @@ use std::{
 use crate::{
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Alert, Audit, Event},
-    id::UserId,
+    id::{TokenId, UserId},
+    limit::{Limiter, Meters, RateLimit, RateMeter, TokenMeter},
     principal::{AuthMethod, Credential, Extra, RoleDirectory, UseCount, Uses, effective_roles},
     scope::Grant,
     secret::{Pepper, TokenDigest},
@@ -57,6 +58,9 @@ pub(crate) struct Inner {
     /// For how long a verdict may be used without asking the store.
     pub(crate) staleness: Duration,
     pub(crate) denied: Denied,
+    pub(crate) meters: Meters<TokenId, TokenMeter>,
+    /// The rate limit that all keys of a user share.
+    pub(crate) owner_rate: Option<(RateLimit, Meters<UserId, RateMeter>)>,
     pub(crate) usage: UsageQueue,
     /// Whether a token was ever seen here that ends with another one.
     pub(crate) families: AtomicBool,
@@ -109,6 +113,11 @@ impl TokenLookup {
     #[inline]
     pub(crate) fn now(&self) -> UnixTime {
         self.0.clock.now()
+    }
+
+    /// Whether the credential of `digest` was good when it was last loaded: then to look it up again is no guess.
+    pub(crate) fn knows(&self, digest: &TokenDigest) -> bool {
+        self.0.cache.peek(digest).is_some()
     }
 
     /// The verdict that the cache has, without waiting.
@@ -221,12 +230,25 @@ impl Inner {
             extra: Extra {
                 allowed_ips: record.allowed_ips.clone(),
                 limits: record.limits,
+                limiter: self.limiter(record, now),
                 grace_until: (access == Access::ReadOnly).then(|| decision.until()),
                 jwt: None,
             }
             .boxed(),
             uses: Uses::default(),
         }))
+    }
+
+    /// What counts the requests with this token, if they are limited.
+    fn limiter(&self, record: &TokenRecord, now: UnixTime) -> Option<Limiter> {
+        let owner = self.owner_rate.as_ref();
+        let owner = owner.map(|(limit, meters)| (*limit, meters.of(&record.owner, now)));
+        let meter = match record.limits.is_empty() {
+            true if owner.is_none() => return None,
+            true => Arc::default(),
+            false => self.meters.of(&record.id, now),
+        };
+        Some(Limiter::new(record.limits, meter, owner, record.quota_use, now))
     }
 
     fn dead(
@@ -293,10 +315,11 @@ impl Inner {
 
     /// Adds to `record` what is counted and not written yet.
     pub(crate) fn add_unwritten_use(&self, record: &mut TokenRecord) {
-        if let Some(credential) = self.cache.peek(&record.digest) {
-            self.usage_of(&credential, credential.uses.peek())
-                .into_iter()
-                .for_each(|usage| usage.apply(record));
+        if let Some(credential) = self.cache.peek(&record.digest)
+            && let Some(mut usage) = self.usage_of(&credential, credential.uses.peek())
+        {
+            usage.quota = credential.limiter().and_then(Limiter::unwritten);
+            usage.apply(record);
         }
     }
 
@@ -307,14 +330,21 @@ impl Inner {
         let mut batch = Vec::new();
         for credential in self.usage.take() {
             let counted = credential.uses.take();
-            batch.extend(self.usage_of(&credential, counted));
+            batch.extend(self.usage_of(&credential, counted).map(|mut usage| {
+                usage.quota = credential.limiter().and_then(Limiter::begin_write);
+                usage
+            }));
             taken.credentials.push((credential, counted.count));
         }
         self.usage.last_write.store(self.clock.now().as_millis(), Ordering::Relaxed);
         if !batch.is_empty() {
             self.watch(self.store.record_usage(&batch).await)?;
         }
-        taken.credentials.clear();
+        for (credential, _) in taken.credentials.drain(..) {
+            if let Some(limiter) = credential.limiter() {
+                limiter.wrote();
+            }
+        }
         Ok(())
     }
 
@@ -402,6 +432,9 @@ impl Drop for Taken<'_> {
             // long the store fails.
             let current = self.inner.cache.peek(&credential.digest).unwrap_or_else(|| credential.clone());
             current.uses.restore(count, credential.uses.peek().last_used);
+            if let Some(limiter) = credential.limiter() {
+                limiter.not_written();
+            }
             self.inner.usage.push_used(current);
         }
     }

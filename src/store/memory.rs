@@ -15,13 +15,14 @@ use crate::{
     store::{
         Change, Claimed, Denials, Ended, JwtId, JwtRevocation, Owner, Page, Purge, Purged, Reach, Revoked,
         Room, Rotation, StoreError, StoreErrorKind, TokenStore, Usage, UserState, UserStatus, Warnings,
-        family::followers,
+        audit::MemoryAudit, family::followers,
     },
     time::UnixTime,
     token::TokenRecord,
 };
 
-/// Keeps tokens in memory: for tests, and for services that issue their keys anew at each start.
+/// Keeps tokens in memory: for tests, and for services that issue their keys anew at each start. It also keeps
+/// the newest 10 000 audit entries.
 ///
 /// ```
 /// use keyward::{TokenManager, store::MemoryStore};
@@ -32,6 +33,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     tokens: RwLock<Tokens>,
+    pub(super) audit: MemoryAudit,
 }
 
 #[derive(Debug, Default)]

@@ -12,6 +12,7 @@ use crate::{
     token::TokenRecord,
 };
 
+pub(crate) mod audit;
 pub(crate) mod cache;
 mod change;
 mod denial;
@@ -26,6 +27,10 @@ mod sqlite;
 mod static_list;
 mod upkeep;
 
+pub use audit::{
+    AuditEntry, AuditError, AuditQuery, AuditStore, Broken, ChainEnds, ChainHash, ChainHead, Flaw,
+    InvalidChainHead, Verified,
+};
 pub use change::{Change, Rotation, Usage};
 pub use denial::{Denials, JwtId, JwtRevocation, UserState, UserStatus};
 pub use failure::{StoreError, StoreErrorKind};

@@ -85,6 +85,9 @@ const AUDIENCE: &str = "https://service.test";
 /// # }
 /// ```
 ///
+/// Requests without a peer's address share one [`FailureLimit`](crate::limit::FailureLimit): a test in which
+/// more than a hundred of them are refused with 401 before it moves the clock gives the layer another one.
+///
 /// A service that also manages keys takes [`tokens`](Self::tokens). Its store is a [`MemoryStore`], its settings
 /// are the defaults but for the number of keys that a user may have.
 #[derive(Debug)]
@@ -366,6 +369,7 @@ impl Caller {
             Some(value) => drop(request.headers_mut().insert(header::AUTHORIZATION, value.clone())),
             None => drop(request.headers_mut().remove(header::AUTHORIZATION)),
         }
+        request.headers_mut().remove("x-api-key");
         request
     }
 }

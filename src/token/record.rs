@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{TokenId, UserId},
-    limit::Limits,
+    limit::{Limits, QuotaUse},
     net::IpList,
     scope::{Grant, RoleSet},
     secret::TokenDigest,
@@ -86,6 +86,8 @@ pub struct TokenRecord {
     pub last_used_ip: Option<IpAddr>,
     /// How many requests were let through with it, as far as written.
     pub request_count: u64,
+    /// How much of its quota was used in the last period in which it was, as far as written.
+    pub quota_use: Option<QuotaUse>,
 }
 
 impl TokenRecord {
@@ -119,6 +121,7 @@ impl TokenRecord {
             last_used: None,
             last_used_ip: None,
             request_count: 0,
+            quota_use: None,
         }
     }
 

@@ -1,10 +1,11 @@
 //! Starts the example service as a process of its own, and talks to it over plain sockets.
 #![allow(
+    dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test fails by panicking"
+    reason = "a test fails by panicking, and uses its part of this"
 )]
 
 use std::{
@@ -38,6 +39,7 @@ struct Log {
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
@@ -131,7 +133,9 @@ impl Service {
     /// Starts it with settings that it must refuse, and waits for its end.
     pub(crate) fn refused(folder: &Path, settings: &[(&str, &str)]) -> Output {
         let output = spawn(folder, settings).wait_with_output().unwrap();
-        Output { code: output.status.code(), stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        Output { code: output.status.code(), stdout, stderr }
     }
 
     /// Tells it to end, and waits.
@@ -139,7 +143,7 @@ impl Service {
         let id = self.child.lock().unwrap().id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
         let code = self.child.lock().unwrap().wait().unwrap().code();
-        Output { code, stderr: self.log.lines.lock().unwrap().join("\n") }
+        Output { code, stdout: String::new(), stderr: self.log.lines.lock().unwrap().join("\n") }
     }
 
     /// Kills it (SIGKILL) after `delay`, in the middle of whatever it does then.
@@ -155,6 +159,11 @@ impl Service {
         });
         std::mem::forget(started);
         killer
+    }
+
+    /// Whether a line of its log holds all of these.
+    pub(crate) fn has_logged(&self, parts: &[&str]) -> bool {
+        self.log.lines.lock().unwrap().iter().any(|line| parts.iter().all(|part| line.contains(part)))
     }
 
     /// How many alerts of this kind it has logged.
@@ -208,7 +217,11 @@ impl Service {
     ) -> std::io::Result<Option<Answer>> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let key = if key.is_empty() { String::new() } else { format!("X-API-Key: {key}\r\n") };
+        let key = match key {
+            "" => String::new(),
+            key if key.starts_with("Bearer ") => format!("Authorization: {key}\r\n"),
+            key => format!("X-API-Key: {key}\r\n"),
+        };
         let length = body.len();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: test\r\n{key}Content-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"

@@ -14,17 +14,20 @@ use self::{
     worker::{Crew, Role, SharedFile},
 };
 use crate::{
+    event::Event,
     id::{TokenId, UserId},
     principal::AdminProof,
     secret::TokenDigest,
     store::{
-        Change, ChangeCursor, Changes, Claimed, Denials, Ended, JwtRevocation, Owner, Page, Purge, Purged,
-        Reach, Revoked, Room, Rotation, StoreError, StoreErrorKind, TokenStore, Usage, UserState, Warnings,
+        AuditEntry, AuditQuery, AuditStore, ChainEnds, ChainHead, Change, ChangeCursor, Changes, Claimed,
+        Denials, Ended, JwtRevocation, Owner, Page, Purge, Purged, Reach, Revoked, Room, Rotation,
+        StoreError, StoreErrorKind, TokenStore, Usage, UserState, Warnings,
     },
     time::UnixTime,
     token::TokenRecord,
 };
 
+mod audit;
 mod failure;
 mod family;
 mod link;
@@ -310,6 +313,31 @@ impl TokenStore for SqliteStore {
             seen = Some(version);
             tokio::time::sleep(self.watch_interval).await;
         }
+    }
+}
+
+#[async_trait]
+impl AuditStore for SqliteStore {
+    async fn append(&self, events: &[Event]) -> Result<ChainHead, StoreError> {
+        let events = events.to_vec();
+        self.writer.call_surely(move |connection| audit::append(connection, &events)).await
+    }
+
+    async fn entries_after(&self, number: u64, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        self.readers.call(move |connection| audit::entries_after(connection, number, limit)).await
+    }
+
+    async fn search(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+        let query = query.clone();
+        self.readers.call(move |connection| audit::search(connection, &query)).await
+    }
+
+    async fn chain_ends(&self) -> Result<ChainEnds, StoreError> {
+        self.readers.call(|connection| audit::chain_ends(connection)).await
+    }
+
+    async fn delete_before(&self, before: UnixTime, limit: u32) -> Result<u64, StoreError> {
+        self.writer.call(move |connection| audit::delete_before(connection, before, limit)).await
     }
 }
 

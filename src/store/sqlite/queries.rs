@@ -7,7 +7,7 @@ use rusqlite::{
 use super::{
     failure::Failure,
     family::{adopt_children, log_children, require_fit},
-    rows::{decode, decode_usage, encode_token, encode_usage, from_time, reseal, select},
+    rows::{decode, decode_limits, decode_usage, encode_token, encode_usage, from_time, reseal, select},
     users::{DENIALS_CHANGED, require_active},
 };
 use crate::{
@@ -269,10 +269,11 @@ pub(super) fn insert_row(transaction: &Transaction<'_>, record: &TokenRecord) ->
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)";
     let values = rusqlite::params_from_iter(encode_token(record)?);
     let row = transaction.prepare_cached(sql)?.insert(values)?;
-    let usage = [Value::Integer(row)].into_iter().chain(encode_usage(record));
+    let usage = [Value::Integer(row)].into_iter().chain(encode_usage(record)?);
     transaction
         .prepare_cached(
-            "INSERT INTO usage (n, last_used, last_used_ip, request_count, seal) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO usage (n, last_used, last_used_ip, request_count, seal, quota) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
         .execute(rusqlite::params_from_iter(usage))?;
     log_change(transaction, record)
@@ -305,7 +306,7 @@ pub(super) fn log_digest(transaction: &Transaction<'_>, digest: &[u8; 32]) -> Re
 fn add_usage(transaction: &Transaction<'_>, usage: &Usage) -> Result<(), Failure> {
     let mut statement = transaction.prepare_cached(
         "SELECT t.n, t.user_id, t.rolling, t.revoked_at, t.expires_at, t.seal, \
-         u.last_used, u.last_used_ip, u.request_count, u.seal \
+         u.last_used, u.last_used_ip, u.request_count, u.seal, u.quota, t.limits \
          FROM tokens AS t LEFT JOIN usage AS u ON u.n = t.n WHERE t.id = ?1",
     )?;
     let read =
@@ -313,10 +314,11 @@ fn add_usage(transaction: &Transaction<'_>, usage: &Usage) -> Result<(), Failure
     let Some((row, seal, mut record)) = read.transpose()? else { return Ok(()) };
     let expires_at = record.expires_at;
     usage.apply(&mut record);
-    let values = [Value::Integer(row)].into_iter().chain(encode_usage(&record));
+    let values = [Value::Integer(row)].into_iter().chain(encode_usage(&record)?);
     transaction
         .prepare_cached(
-            "UPDATE usage SET last_used = ?2, last_used_ip = ?3, request_count = ?4, seal = ?5 WHERE n = ?1",
+            "UPDATE usage SET last_used = ?2, last_used_ip = ?3, request_count = ?4, seal = ?5, quota = ?6 \
+             WHERE n = ?1",
         )?
         .execute(rusqlite::params_from_iter(values))?;
     if record.expires_at != expires_at {
@@ -341,6 +343,7 @@ fn read_narrow(row: &rusqlite::Row<'_>, id: TokenId) -> Result<(i64, i64, TokenR
     record.rolling = row.get(2)?;
     record.revoked_at = from_time(row, 3)?;
     record.expires_at = from_time(row, 4)?;
-    decode_usage(row, 6, &mut record)?;
+    decode_usage(row, 6, 10, &mut record)?;
+    record.limits = decode_limits(row, 11)?;
     Ok((row.get(0)?, row.get(5)?, record))
 }

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::failure::Failure;
 use crate::{
     id::{TokenId, UserId},
-    limit::Limits,
+    limit::{Limits, QuotaUse},
     secret::TokenDigest,
     time::UnixTime,
     token::{Metadata, TokenClass, TokenRecord},
@@ -34,7 +34,7 @@ macro_rules! select {
             "SELECT t.id, t.digest, t.user_id, t.name, t.class, t.scopes, t.roles, t.allowed_ips, t.metadata, \
              t.hint, t.created_at, t.created_ip, t.created_by, t.rolling, t.hard_end, t.disabled_at, \
              t.revoked_at, t.successor, t.revision, t.expires_at, t.seal, \
-             u.last_used, u.last_used_ip, u.request_count, u.seal, t.n, t.parent, t.limits, t.honeytoken \
+             u.last_used, u.last_used_ip, u.request_count, u.seal, t.n, t.parent, t.limits, t.honeytoken, u.quota \
              FROM tokens AS t LEFT JOIN usage AS u ON u.n = t.n ",
             $rest
         )
@@ -68,17 +68,18 @@ fn token_value(id: TokenId) -> Value {
 fn seal_of_row<'a>(values: impl Iterator<Item = ValueRef<'a>>) -> i64 {
     let numbered = values.enumerate().filter(|(at, value)| *at < FIXED || *value != ValueRef::Null);
     seal(numbered.flat_map(|(at, value)| {
-        let number = (at >= FIXED).then(|| ValueRef::Integer(at as i64));
+        let number = (at >= FIXED).then_some(ValueRef::Integer(at as i64));
         number.into_iter().chain([value])
     }))
 }
 
 /// The values of a row of `usage` after `n`, in the order of the table.
-pub(super) fn encode_usage(record: &TokenRecord) -> [Value; 4] {
+pub(super) fn encode_usage(record: &TokenRecord) -> Result<[Value; 5], Failure> {
     let (last_used, ip) = (time(record.last_used), address(record.last_used_ip));
     let count = Value::Integer(record.request_count.cast_signed());
-    let seal = seal_of_usage(record.id, [&last_used, &ip, &count].map(ValueRef::from));
-    [last_used, ip, count, Value::Integer(seal)]
+    let quota = json(&record.quota_use)?;
+    let seal = seal_of_usage(record.id, [&last_used, &ip, &count, &quota].map(ValueRef::from));
+    Ok([last_used, ip, count, Value::Integer(seal), quota])
 }
 
 fn fixed(record: &TokenRecord) -> Result<Vec<Value>, Failure> {
@@ -133,22 +134,32 @@ pub(super) fn decode(row: &Row<'_>) -> Result<TokenRecord, Failure> {
     record.successor = token_id(row, 17)?;
     record.revision = row.get::<_, i64>(18)?.cast_unsigned();
     record.expires_at = from_time(row, 19)?;
-    decode_usage(row, 21, &mut record)?;
-    let [parent, limits, honeytoken] = [26, 27, 28];
+    let [parent, limits, honeytoken, quota] = [26, 27, 28, 29];
+    decode_usage(row, 21, quota, &mut record)?;
     record.parent = token_id(row, parent)?;
-    record.limits = from_json::<Option<Limits>>(row, limits, "limits")?.unwrap_or_default();
+    record.limits = decode_limits(row, limits)?;
     record.honeytoken = row.get::<_, Option<bool>>(honeytoken)?.unwrap_or_default();
     let values: Result<Vec<_>, _> = (0..FIXED).chain(ADDED).map(|column| row.get_ref(column)).collect();
     let expected = seal_of_row(values?.into_iter()) ^ seal_of_expiry(id, record.expires_at);
     if row.get::<_, i64>(20)? == expected { Ok(record) } else { Err(Failure::unreadable("row")) }
 }
 
-/// Puts the four columns of `usage` that start at `first` into `record`.
-pub(super) fn decode_usage(row: &Row<'_>, first: usize, record: &mut TokenRecord) -> Result<(), Failure> {
+pub(super) fn decode_limits(row: &Row<'_>, column: usize) -> Result<Limits, Failure> {
+    Ok(from_json::<Option<Limits>>(row, column, "limits")?.unwrap_or_default())
+}
+
+/// Puts the four columns of `usage` that start at `first`, and that of the quota, into `record`.
+pub(super) fn decode_usage(
+    row: &Row<'_>,
+    first: usize,
+    quota: usize,
+    record: &mut TokenRecord,
+) -> Result<(), Failure> {
     record.last_used = from_time(row, first)?;
     record.last_used_ip = from_address(row, first + 1)?;
     record.request_count = row.get::<_, i64>(first + 2)?.cast_unsigned();
-    let values = [row.get_ref(first)?, row.get_ref(first + 1)?, row.get_ref(first + 2)?];
+    record.quota_use = from_json::<Option<QuotaUse>>(row, quota, "quota")?;
+    let values = [row.get_ref(first)?, row.get_ref(first + 1)?, row.get_ref(first + 2)?, row.get_ref(quota)?];
     let sealed = row.get::<_, i64>(first + 3)? == seal_of_usage(record.id, values);
     if sealed { Ok(()) } else { Err(Failure::unreadable("usage")) }
 }
@@ -208,9 +219,11 @@ fn seal_of_expiry(id: TokenId, expires_at: Option<UnixTime>) -> i64 {
     seal([ValueRef::Text(b"expires_at"), ValueRef::Blob(&id.into_bytes()), expires_at])
 }
 
-fn seal_of_usage(id: TokenId, values: [ValueRef<'_>; 3]) -> i64 {
+/// Where there is nothing in the last column, which came later, the seal is as it was before.
+fn seal_of_usage(id: TokenId, [last_used, ip, count, quota]: [ValueRef<'_>; 4]) -> i64 {
+    let quota = Some(quota).filter(|quota| *quota != ValueRef::Null);
     let name = [ValueRef::Text(b"usage"), ValueRef::Blob(&id.into_bytes())];
-    seal(name.into_iter().chain(values))
+    seal(name.into_iter().chain([last_used, ip, count]).chain(quota))
 }
 
 pub(super) fn seal<'a>(values: impl IntoIterator<Item = ValueRef<'a>>) -> i64 {

@@ -9,7 +9,7 @@ use crate::store::StoreErrorKind;
 pub(super) const APPLICATION_ID: i32 = 0x6b77_7264;
 
 /// One script for each version; a version, once released, never changes.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE tokens (
         n INTEGER PRIMARY KEY,
@@ -75,6 +75,43 @@ const MIGRATIONS: [&str; 4] = [
     ALTER TABLE tokens ADD COLUMN honeytoken INTEGER;
     CREATE INDEX tokens_parent ON tokens (parent) WHERE parent IS NOT NULL;
     CREATE INDEX tokens_created_by ON tokens (created_by) WHERE created_by IS NOT NULL;
+",
+    "
+    ALTER TABLE usage ADD COLUMN quota TEXT;
+",
+    "
+    CREATE TABLE audit (
+        n INTEGER PRIMARY KEY,
+        version INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        event TEXT NOT NULL,
+        alert INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        actor TEXT,
+        actor_email TEXT,
+        user_id TEXT,
+        token_id TEXT,
+        client_ip TEXT,
+        request_id TEXT,
+        refusal TEXT,
+        reason TEXT,
+        count INTEGER,
+        hash BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX audit_at ON audit (at);
+    CREATE INDEX audit_event ON audit (event);
+    CREATE INDEX audit_outcome ON audit (outcome);
+    CREATE INDEX audit_actor ON audit (actor) WHERE actor IS NOT NULL;
+    CREATE INDEX audit_user ON audit (user_id) WHERE user_id IS NOT NULL;
+    CREATE INDEX audit_token ON audit (token_id) WHERE token_id IS NOT NULL;
+    CREATE TABLE audit_chain (
+        n INTEGER PRIMARY KEY,
+        anchor INTEGER NOT NULL,
+        anchor_hash BLOB NOT NULL,
+        head INTEGER NOT NULL,
+        head_hash BLOB NOT NULL
+    ) STRICT;
+    INSERT INTO audit_chain VALUES (1, 0, zeroblob(32), 0, zeroblob(32));
 ",
     "
     ALTER TABLE tokens ADD COLUMN warn_from INTEGER DEFAULT 0;

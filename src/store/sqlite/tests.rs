@@ -4,6 +4,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
+use crate::limit::{QuotaPeriod, QuotaUse};
 
 const NOW: UnixTime = UnixTime::from_millis(1_767_225_600_000);
 
@@ -233,7 +234,8 @@ async fn a_file_of_the_first_version_gets_what_came_later() {
     let first = "DROP TABLE users; DROP TABLE revoked_jwts; DROP INDEX tokens_parent; DROP INDEX tokens_created_by; \
                  DROP INDEX tokens_warn_from; ALTER TABLE tokens DROP COLUMN warn_from; \
                  ALTER TABLE tokens DROP COLUMN parent; ALTER TABLE tokens DROP COLUMN limits; \
-                 ALTER TABLE tokens DROP COLUMN honeytoken; PRAGMA user_version = 1";
+                 ALTER TABLE tokens DROP COLUMN honeytoken; ALTER TABLE usage DROP COLUMN quota; \
+                 PRAGMA user_version = 1";
     Connection::open(&path).unwrap().execute_batch(first).unwrap();
     let store = SqliteStore::open(&path).await.unwrap();
     assert_eq!(store.find(&record(1).digest).await.unwrap(), Some(record(1)), "its seal still holds");
@@ -243,6 +245,12 @@ async fn a_file_of_the_first_version_gets_what_came_later() {
     let free = "UPDATE tokens SET honeytoken = NULL WHERE honeytoken = 1";
     Connection::open(&path).unwrap().execute_batch(free).unwrap();
     assert_eq!(store.find(&child.digest).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+    let used = QuotaUse::new(QuotaPeriod::Day, NOW, 9);
+    let counted = TokenRecord { quota_use: Some(used), ..record(3) };
+    store.insert(&counted, None).await.unwrap();
+    assert_eq!(store.find(&counted.digest).await.unwrap().as_ref(), Some(&counted));
+    Connection::open(&path).unwrap().execute_batch("UPDATE usage SET quota = NULL").unwrap();
+    assert_eq!(store.find(&counted.digest).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
     assert_eq!(store.offboard(&alice(), NOW).await.unwrap(), [record(1).digest]);
     assert_eq!(store.denials(NOW).await.unwrap().users.len(), 1);
     Connection::open(&path).unwrap().execute_batch("UPDATE users SET status = 'active'").unwrap();

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::{
+    limit::{Limits, Quota, QuotaPeriod},
     scope::{Grant, ScopeSet},
     store::{Change, Owner, StoreErrorKind, TokenStore, Usage},
     testing::conformance::records::{
@@ -21,6 +22,7 @@ pub async fn each_field_changes_alone(store: &dyn TokenStore) {
         Change { scopes: change.scopes, ..none() },
         Change { allowed_ips: change.allowed_ips, ..none() },
         Change { metadata: change.metadata, ..none() },
+        Change { limits: change.limits, ..none() },
         Change { disabled_at: change.disabled_at, ..none() },
         Change { revoked_at: Some(later(51)), ..none() },
     ];
@@ -44,6 +46,7 @@ pub async fn limits_and_texts_can_be_taken_away(store: &dyn TokenStore) {
         scopes: Some(Grant::Only(ScopeSet::empty())),
         allowed_ips: Some(None),
         metadata: Some(object(json!({}))),
+        limits: Some(Limits::default()),
         disabled_at: Some(None),
         ..Change::default()
     };
@@ -121,6 +124,7 @@ fn everything_changes() -> Change {
         scopes: Some(Grant::All),
         allowed_ips: Some(Some(ips(&["203.0.113.0/24"]))),
         metadata: Some(object(json!({ "team": ["red"], "new": null }))),
+        limits: Some(Limits::default().with_quota(Quota::new(1, QuotaPeriod::Day).ok())),
         disabled_at: Some(Some(later(50))),
         ..Change::default()
     }

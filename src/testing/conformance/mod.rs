@@ -1,7 +1,7 @@
-//! What every [`TokenStore`] promises, as tests for authors of stores.
+//! What every [`TokenStore`] and every [`AuditStore`] promises, as tests for authors of stores.
 //!
-//! [`check`] tries each promise on a fresh store and reports all that are broken. Each promise is also a
-//! function of its own, to run one alone while a store is being written:
+//! [`check`] and [`check_audit`] try each promise on a fresh store and report all that are broken. Each promise
+//! is also a function of its own, to run one alone while a store is being written:
 //!
 //! ```
 //! use keyward::{store::MemoryStore, testing::conformance};
@@ -24,11 +24,12 @@ use std::pin::Pin;
 use crate::{
     id::UserId,
     secret::TokenDigest,
-    store::{Purge, StoreError, StoreErrorKind, TokenStore, UserState, UserStatus, Warnings},
+    store::{AuditStore, Purge, StoreError, StoreErrorKind, TokenStore, UserState, UserStatus, Warnings},
     time::UnixTime,
     token::Lifetimes,
 };
 
+pub mod auditing;
 pub mod changing;
 pub mod denying;
 pub mod families;
@@ -114,6 +115,34 @@ async fn warn_of_nothing(store: &dyn TokenStore) -> Result<(), StoreError> {
     store.claim_warnings(&records::admin(), &warnings).await.map(drop)
 }
 
+/// Checks every promise of a store of audit entries, each on a fresh one from `make`, and goes on after a broken
+/// one.
+///
+/// ```
+/// use keyward::{store::MemoryStore, testing::conformance};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// conformance::check_audit(|| async { MemoryStore::new() }).await;
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Panics
+/// Like [`check`].
+pub async fn check_audit<S, F, Fut>(make: F)
+where
+    S: AuditStore,
+    F: Fn() -> Fut,
+    Fut: Future<Output = S>,
+{
+    let mut report = harness::Report::default();
+    for (name, promise) in AUDIT_PROMISES {
+        let run = async { promise(&make().await).await };
+        report.add(name, harness::attempt(run).await);
+    }
+    report.finish();
+}
+
 /// Checks the promises that a store keeps which cannot be written. `known` is everything that it holds:
 /// for each token its owner and its digest.
 ///
@@ -154,6 +183,7 @@ type Asks =
     for<'a> fn(&'a dyn TokenStore) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
 type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 type Promise = for<'a> fn(&'a dyn TokenStore) -> Run<'a>;
+type AuditPromise = for<'a> fn(&'a dyn AuditStore) -> Run<'a>;
 type ReadOnlyPromise = for<'a> fn(&'a dyn TokenStore, &'a [(UserId, TokenDigest)]) -> Run<'a>;
 
 macro_rules! promises {
@@ -273,6 +303,8 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         renewals_only_lengthen
         only_rolling_tokens_are_renewed
         revoked_tokens_are_counted_but_not_renewed
+        quotas_are_added_up_within_their_period
+        quotas_of_another_period_are_skipped
         uses_are_no_changes
         an_empty_batch_is_fine
     }
@@ -330,6 +362,18 @@ const OPTIONAL: &[(Asks, &[(&str, Promise)])] = &[
     (|store| Box::pin(remove_nothing(store)), PURGING_PROMISES),
     (|store| Box::pin(warn_of_nothing(store)), WARNING_PROMISES),
 ];
+
+const AUDIT_PROMISES: &[(&str, AuditPromise)] = promises! { (store)
+    auditing {
+        a_fresh_log_is_empty
+        every_member_comes_back
+        later_entries_follow_earlier_ones
+        pages_join_without_gaps_or_repeats
+        filters_find_what_they_say
+        deleting_keeps_the_anchor
+        simultaneous_appends_make_one_chain
+    }
+};
 
 const READ_ONLY_PROMISES: &[(&str, ReadOnlyPromise)] = promises! { (store known)
     read_only {

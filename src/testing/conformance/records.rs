@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     id::{TokenId, UserId},
-    limit::{Limits, Quota, QuotaPeriod, RateLimit},
+    limit::{Limits, Quota, QuotaPeriod, QuotaUse, RateLimit},
     net::IpList,
     principal::AdminProof,
     scope::{Grant, RoleSet, ScopeSet},
@@ -70,6 +70,7 @@ pub(super) fn rich(n: u16, owner: &str) -> TokenRecord {
         last_used: Some(later(1_000)),
         last_used_ip: Some([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()),
         request_count: 5_000_000_000,
+        quota_use: Some(QuotaUse::new(QuotaPeriod::Month, NOW, 7)),
         ..token(n, owner)
     }
 }
@@ -150,7 +151,7 @@ pub(super) fn assert_same(what: &str, actual: &TokenRecord, expected: &TokenReco
     compare! {
         id digest owner name class scopes roles allowed_ips metadata hint created_at created_ip created_by
         parent limits honeytoken expires_at rolling hard_end disabled_at revoked_at successor revision last_used last_used_ip
-        request_count
+        request_count quota_use
     }
     assert!(actual == expected, "{what}: {}", differences.join(", "));
 }

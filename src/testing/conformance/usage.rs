@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::{
+    limit::{Limits, Quota, QuotaPeriod, QuotaUse},
     store::{Change, Owner, TokenStore, Usage},
     testing::conformance::records::{
         assert_holds, assert_same, assert_stored, changed, current, id, later, rich, stored, token,
@@ -117,6 +118,49 @@ pub async fn revoked_tokens_are_counted_but_not_renewed(store: &dyn TokenStore) 
     assert_stored(store, &expected).await;
 }
 
+/// What is used of a quota is added up within its period. A later period begins anew; what arrives late for one
+/// that is over adds nothing.
+pub async fn quotas_are_added_up_within_their_period(store: &dyn TokenStore) {
+    let record = stored(store, with_quota(1, QuotaPeriod::Day)).await;
+    let other = stored(store, with_quota(2, QuotaPeriod::Day)).await;
+    for (since, count, expected) in [
+        (0, 3, used(QuotaPeriod::Day, 0, 3)),
+        (0, 4, used(QuotaPeriod::Day, 0, 7)),
+        (1, 5, used(QuotaPeriod::Day, 1, 5)),
+        (0, 6, used(QuotaPeriod::Day, 1, 5)),
+        (1, u32::MAX, used(QuotaPeriod::Day, 1, u32::MAX)),
+    ] {
+        record_usage(store, &[using(1, used(QuotaPeriod::Day, since, count))]).await;
+        assert_eq!(
+            current(store, &record).await.quota_use,
+            Some(expected),
+            "after {count} more of day {since}"
+        );
+    }
+    record_usage(store, &[Usage::new(id(1), 1, later(9))]).await;
+    assert_eq!(current(store, &record).await.quota_use, Some(used(QuotaPeriod::Day, 1, u32::MAX)));
+    assert_eq!(current(store, &other).await.quota_use, None, "another token");
+}
+
+/// What was used of a quota of another period, or of one that was lifted, adds nothing: it was counted before the
+/// change. What is stored stays, also through a change.
+pub async fn quotas_of_another_period_are_skipped(store: &dyn TokenStore) {
+    let record = stored(store, with_quota(1, QuotaPeriod::Month)).await;
+    let without = stored(store, token(2, "alice")).await;
+    let of_days = used(QuotaPeriod::Day, 0, 3);
+    record_usage(store, &[using(1, of_days), using(2, of_days)]).await;
+    for record in [&record, &without] {
+        let current = current(store, record).await;
+        assert_eq!((current.quota_use, current.request_count), (None, 1), "use of no quota of the token");
+    }
+    record_usage(store, &[using(1, used(QuotaPeriod::Month, 0, 4))]).await;
+    let lift = Change { limits: Some(Limits::default()), ..Change::default() };
+    let lifted = changed(store.update(Owner::User(&record.owner), record.id, &lift).await);
+    assert_eq!(lifted.quota_use, Some(used(QuotaPeriod::Month, 0, 4)), "use after a change of limits");
+    record_usage(store, &[using(1, used(QuotaPeriod::Month, 0, 4))]).await;
+    assert_stored(store, &TokenRecord { request_count: 3, ..lifted }).await;
+}
+
 /// Use leaves the revision, so that it does not get in the way of a change, and a change leaves the use.
 pub async fn uses_are_no_changes(store: &dyn TokenStore) {
     let record = stored(store, rich(1, "alice")).await;
@@ -138,6 +182,20 @@ pub async fn an_empty_batch_is_fine(store: &dyn TokenStore) {
 
 fn renewal(n: u16, to: u64) -> Usage {
     Usage { renewed_to: Some(later(to)), ..Usage::new(id(n), 1, later(20)) }
+}
+
+fn with_quota(n: u16, period: QuotaPeriod) -> TokenRecord {
+    let quota = Quota::new(10, period).expect("a quota");
+    TokenRecord { limits: Limits::default().with_quota(Some(quota)), ..token(n, "alice") }
+}
+
+/// `count` requests in the period that began so many days later.
+fn used(period: QuotaPeriod, day: u64, count: u32) -> QuotaUse {
+    QuotaUse::new(period, later(day * 86_400), count)
+}
+
+fn using(n: u16, quota: QuotaUse) -> Usage {
+    Usage { quota: Some(quota), ..Usage::new(id(n), 1, later(9)) }
 }
 
 async fn record_usage(store: &dyn TokenStore, batch: &[Usage]) {

@@ -1,0 +1,116 @@
+//! The HTTPS client.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+
+use crate::error::ConfigError;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why the rest of an answer did not come, in one sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BrokenOff(String);
+
+/// A small HTTPS client: HTTP/1.1, TLS 1.2 and 1.3 by AWS-LC, Mozilla's root certificates or others. It follows
+/// no redirects, keeps no connection open, uses no proxy and reads no environment variable.
+///
+/// It does not touch the process-wide provider of rustls. While a request runs, its connection is a task in the
+/// runtime of the caller.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpsClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+impl HttpsClient {
+    pub(crate) fn new() -> Result<Self, ConfigError> {
+        let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+        Self::trusting(roots)
+    }
+
+    /// Trusts the certificate authorities in `pem` and no others.
+    pub(crate) fn with_root_certificates(pem: &[u8]) -> Result<Self, ConfigError> {
+        let unreadable = |_| {
+            ConfigError::new(
+                "these are no root certificates in PEM: give `-----BEGIN CERTIFICATE-----` blocks",
+            )
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
+            let is_authority = is_authority(&certificate);
+            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
+            if !is_authority {
+                return Err(ConfigError::new(
+                    "a certificate is not an authority's (`CA:TRUE`): whoever has its key could sign for any host; give \
+                     that of the authority which signed it",
+                ));
+            }
+        }
+        if roots.is_empty() {
+            return Err(unreadable(String::new()));
+        }
+        Self::trusting(roots)
+    }
+
+    fn trusting(roots: RootCertStore) -> Result<Self, ConfigError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let tls = versions
+            .map_err(|error| ConfigError::new(format!("no TLS: {error}")))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(CONNECT_LIMIT));
+        tcp.set_nodelay(true);
+        // `check_url` lets http through for this machine only.
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
+        let connector = connector.https_or_http().enable_http1().wrap_connector(tcp);
+        // Requests are minutes apart: a kept connection would mostly be found dead.
+        Ok(Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)))
+    }
+
+    /// Sends `request`; an error is one sentence, with its causes.
+    pub(crate) async fn send(
+        &self,
+        mut request: Request<Bytes>,
+    ) -> Result<Response<UnsyncBoxBody<Bytes, BrokenOff>>, String> {
+        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("keyward"));
+        let answer = self.0.request(request.map(Full::new)).await.map_err(|error| with_causes(&error))?;
+        Ok(answer.map(|body| body.map_err(|error| BrokenOff(with_causes(&error))).boxed_unsync()))
+    }
+}
+
+/// Whether the certificate's basic constraints say so (RFC 5280, section 4.2.1.9): the TLS library takes any
+/// certificate for an authority's that it was given as one.
+fn is_authority(der: &[u8]) -> bool {
+    const BASIC_CONSTRAINTS: [u8; 5] = [0x06, 0x03, 0x55, 0x1d, 0x13];
+    let mut extensions = der.windows(5).enumerate().filter(|(_, bytes)| *bytes == BASIC_CONSTRAINTS);
+    extensions.any(|(at, _)| {
+        let value = der.get(at + 5..).unwrap_or_default();
+        let value = value.strip_prefix(&[0x01, 0x01, 0xff]).unwrap_or(value);
+        matches!(value, [0x04, _, 0x30, _, 0x01, 0x01, 0xff, ..])
+    })
+}
+
+/// The error and its causes; that of the client alone says only `client error (Connect)`.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
