@@ -124,7 +124,8 @@ impl TokenManagerBuilder {
         self
     }
 
-    /// Where events go; [`TracingSink`] by default.
+    /// Where events go; [`TracingSink`] by default. Several sinks are a tuple, such as that of an
+    /// [`AuditLog`](crate::audit::AuditLog) beside the log: `(TracingSink, audit)`.
     pub fn with_audit(mut self, sink: impl AuditSink) -> Self {
         self.sink = Box::new(sink);
         self

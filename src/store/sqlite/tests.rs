@@ -235,7 +235,7 @@ async fn a_file_of_the_first_version_gets_what_came_later() {
                  DROP INDEX tokens_warn_from; ALTER TABLE tokens DROP COLUMN warn_from; \
                  ALTER TABLE tokens DROP COLUMN parent; ALTER TABLE tokens DROP COLUMN limits; \
                  ALTER TABLE tokens DROP COLUMN honeytoken; ALTER TABLE usage DROP COLUMN quota; \
-                 PRAGMA user_version = 1";
+                 DROP TABLE audit; DROP TABLE audit_chain; PRAGMA user_version = 1";
     Connection::open(&path).unwrap().execute_batch(first).unwrap();
     let store = SqliteStore::open(&path).await.unwrap();
     assert_eq!(store.find(&record(1).digest).await.unwrap(), Some(record(1)), "its seal still holds");
@@ -255,4 +255,6 @@ async fn a_file_of_the_first_version_gets_what_came_later() {
     assert_eq!(store.denials(NOW).await.unwrap().users.len(), 1);
     Connection::open(&path).unwrap().execute_batch("UPDATE users SET status = 'active'").unwrap();
     assert_eq!(store.denials(NOW).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+    let event = Event::new(crate::event::EventKind::AdminOverride);
+    assert_eq!(store.append(&[event]).await.unwrap().number, 1, "it has an audit log now");
 }
