@@ -314,19 +314,10 @@ impl Refusal {
             Self::WrongKind => "wrong_kind",
             Self::BadChecksum => "bad_checksum",
             Self::Unknown => "unknown",
-            Self::Malformed => "malformed",
-            Self::Algorithm => "algorithm",
-            Self::UnknownKey => "unknown_key",
-            Self::BadSignature => "bad_signature",
-            Self::TokenType => "token_type",
-            Self::Issuer => "issuer",
-            Self::Audience => "audience",
-            Self::Subject => "subject",
-            Self::Claim => "claim",
-            Self::NotYetValid => "not_yet_valid",
-            Self::LivesTooLong => "lives_too_long",
-            Self::Unconfirmed => "unconfirmed",
-            Self::UserLookup => "user_lookup",
+            #[rustfmt::skip]
+            Self::Malformed | Self::Algorithm | Self::UnknownKey | Self::BadSignature | Self::TokenType | Self::Issuer
+            | Self::Audience | Self::Subject | Self::Claim | Self::NotYetValid | Self::LivesTooLong
+            | Self::Unconfirmed | Self::UserLookup => self.of_jwt(),
             Self::UserInactive => "user_inactive",
             Self::ParentEnded => "parent_ended",
             Self::Revoked => "revoked",
@@ -354,6 +345,24 @@ impl Refusal {
             Self::TooManyAtOnce => "too_many_at_once",
             Self::StoreUnavailable => "store_unavailable",
             Self::KeysUnavailable => "keys_unavailable",
+        }
+    }
+
+    const fn of_jwt(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Algorithm => "algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::BadSignature => "bad_signature",
+            Self::TokenType => "token_type",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Subject => "subject",
+            Self::Claim => "claim",
+            Self::NotYetValid => "not_yet_valid",
+            Self::LivesTooLong => "lives_too_long",
+            Self::Unconfirmed => "unconfirmed",
+            _ => "user_lookup",
         }
     }
 }

@@ -74,7 +74,14 @@ async fn a_rotation_is_not_finished_while_the_old_key_is_used() {
         (Some(start()), Some(new.record.id)),
         "who, when and what next"
     );
+    world.tokens.flush().await.unwrap();
     assert!(world.gate.accepts(&old).await, "it still works");
+    world.clock.advance(MOMENT);
+    let soon = Finish::UnlessUsedWithin(2 * MOMENT);
+    assert!(
+        matches!(world.finish(&old, soon).await, Err(TokenError::StillUsed)),
+        "a use that is not written yet"
+    );
     world.clock.advance(HOUR);
     assert!(matches!(world.finish(&old, Finish::default()).await, Ok(false)), "an hour later");
     assert!(!world.gate.accepts(&old).await && world.gate.accepts(&new).await, "and at once it does not");
