@@ -12,9 +12,9 @@ use std::{
 
 use async_trait::async_trait;
 use keyward::{
-    Owner, TokenId, UserId,
+    AdminProof, Owner, TokenId, UserId,
     secret::TokenDigest,
-    store::{Change, Page, Rotation, StoreError, StoreErrorKind, TokenStore, Usage},
+    store::{Change, Page, Purge, Purged, Rotation, StoreError, StoreErrorKind, TokenStore, Usage},
     testing::conformance,
     time::UnixTime,
     token::TokenRecord,
@@ -49,6 +49,10 @@ impl TokenStore for MapStore {
         let active = own.filter(|other| other.counts_as_active(record.created_at)).count();
         if limit.is_some_and(|limit| active >= limit as usize) {
             return Err(StoreErrorKind::LimitReached.into());
+        }
+        let parent = record.parent.and_then(|parent| records.get(&parent));
+        if parent.is_some_and(|parent| !parent.may_be_parent_of(record)) {
+            return Err(StoreErrorKind::Conflict.into());
         }
         if is_taken(&records, record) {
             return Err(StoreErrorKind::Duplicate.into());
@@ -105,6 +109,7 @@ impl TokenStore for MapStore {
             return Err(StoreErrorKind::Duplicate.into());
         }
         records.insert(rotation.successor.id, rotation.successor.clone());
+        records.values_mut().for_each(|record| rotation.adopt(id, record));
         records.insert(id, old.clone());
         Ok(Some(old))
     }
@@ -128,5 +133,22 @@ impl TokenStore for MapStore {
             }
         }
         Ok(())
+    }
+
+    /// Without this, tokens that ended long ago stay for ever.
+    async fn purge(&self, _: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {
+        let mut records = self.records();
+        let newer = records.values().filter(|record| purge.after.is_none_or(|after| record.id > after));
+        let step: Vec<_> = newer.take(purge.limit as usize).map(|record| record.id).collect();
+        let next = step.last().copied().filter(|_| step.len() == purge.limit as usize);
+        let (before, mut ended) = (records.len(), Vec::new());
+        for id in &step {
+            ended.extend(records.get(id).filter(|record| purge.takes(record)).map(|record| record.id));
+        }
+        while let Some(id) = ended.pop() {
+            records.remove(&id);
+            ended.extend(records.values().filter(|record| record.parent == Some(id)).map(|record| record.id));
+        }
+        Ok(Purged::new(step.len() as u64, (before - records.len()) as u64, next))
     }
 }

@@ -248,6 +248,8 @@ pub enum Refusal {
     UserLookup,
     /// Its user is suspended or gone.
     UserInactive,
+    /// The token that it ends with does not work any more, or not at the moment.
+    ParentEnded,
     /// Revoked by its owner or an administrator.
     Revoked,
     /// A trap: it never works, and nobody has a reason to present it.
@@ -284,6 +286,8 @@ pub enum Refusal {
     Conflict,
     /// The user has as many active tokens as allowed.
     LimitReached,
+    /// A replaced token that is still used was to be ended.
+    StillUsed,
     /// The token's rate limit, or that of its owner, is used up for the moment.
     RateLimited,
     /// The token's quota is used up for this day or month.
@@ -310,20 +314,12 @@ impl Refusal {
             Self::WrongKind => "wrong_kind",
             Self::BadChecksum => "bad_checksum",
             Self::Unknown => "unknown",
-            Self::Malformed => "malformed",
-            Self::Algorithm => "algorithm",
-            Self::UnknownKey => "unknown_key",
-            Self::BadSignature => "bad_signature",
-            Self::TokenType => "token_type",
-            Self::Issuer => "issuer",
-            Self::Audience => "audience",
-            Self::Subject => "subject",
-            Self::Claim => "claim",
-            Self::NotYetValid => "not_yet_valid",
-            Self::LivesTooLong => "lives_too_long",
-            Self::Unconfirmed => "unconfirmed",
-            Self::UserLookup => "user_lookup",
+            #[rustfmt::skip]
+            Self::Malformed | Self::Algorithm | Self::UnknownKey | Self::BadSignature | Self::TokenType | Self::Issuer
+            | Self::Audience | Self::Subject | Self::Claim | Self::NotYetValid | Self::LivesTooLong
+            | Self::Unconfirmed | Self::UserLookup => self.of_jwt(),
             Self::UserInactive => "user_inactive",
+            Self::ParentEnded => "parent_ended",
             Self::Revoked => "revoked",
             Self::Honeytoken => "honeytoken",
             Self::Disabled => "disabled",
@@ -342,12 +338,31 @@ impl Refusal {
             Self::InvalidValue => "invalid_value",
             Self::Conflict => "conflict",
             Self::LimitReached => "limit_reached",
+            Self::StillUsed => "still_used",
             Self::RateLimited => "rate_limited",
             Self::QuotaExhausted => "quota_exhausted",
             Self::TooManyFailures => "too_many_failures",
             Self::TooManyAtOnce => "too_many_at_once",
             Self::StoreUnavailable => "store_unavailable",
             Self::KeysUnavailable => "keys_unavailable",
+        }
+    }
+
+    const fn of_jwt(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Algorithm => "algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::BadSignature => "bad_signature",
+            Self::TokenType => "token_type",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Subject => "subject",
+            Self::Claim => "claim",
+            Self::NotYetValid => "not_yet_valid",
+            Self::LivesTooLong => "lives_too_long",
+            Self::Unconfirmed => "unconfirmed",
+            _ => "user_lookup",
         }
     }
 }

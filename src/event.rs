@@ -105,10 +105,16 @@ pub enum EventKind {
     TokenEnabled,
     /// A token got a successor.
     TokenRotated,
+    /// The overlap of a replaced token was ended before its time.
+    RotationFinished,
     /// A token was revoked.
     TokenRevoked,
     /// All tokens of a user were revoked; how many had not been before.
     TokensRevoked(u64),
+    /// A token will expire; in how many days, the last of them begun or not.
+    TokenExpiring(u32),
+    /// So many tokens that had ended long ago were removed from the store.
+    TokensRemoved(u64),
     /// All credentials of a user are refused until they are restored.
     UserSuspended,
     /// A user's credentials work again.
@@ -214,8 +220,11 @@ impl EventKind {
             Self::TokenDisabled => "token.disabled",
             Self::TokenEnabled => "token.enabled",
             Self::TokenRotated => "token.rotated",
+            Self::RotationFinished => "token.rotation_finished",
             Self::TokenRevoked => "token.revoked",
             Self::TokensRevoked(_) => "tokens.revoked",
+            Self::TokenExpiring(_) => "token.expiring",
+            Self::TokensRemoved(_) => "tokens.removed",
             Self::UserSuspended => "user.suspended",
             Self::UserRestored => "user.restored",
             Self::UserOffboarded(_) => "user.offboarded",
@@ -252,11 +261,13 @@ impl EventKind {
         }
     }
 
-    /// How many tokens, entries or events it is about, where that is a number of its own.
+    /// How many tokens, entries, events or days it is about, where that is a number of its own.
     #[must_use]
     pub const fn count(self) -> Option<u64> {
         match self {
+            Self::TokenExpiring(days) => Some(days as u64),
             Self::TokensRevoked(count)
+            | Self::TokensRemoved(count)
             | Self::UserOffboarded(count)
             | Self::AuditVerified(count)
             | Self::AuditPruned(count)

@@ -171,6 +171,20 @@ fn system_now() -> UnixTime {
     SystemTime::now().into()
 }
 
+/// Measures how long work takes, by the timer of the runtime; it decides only how much work comes next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch(tokio::time::Instant);
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

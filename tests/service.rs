@@ -106,6 +106,29 @@ fn a_key_lives_through_its_whole_life() {
 }
 
 #[test]
+fn a_rotation_is_finished_a_family_ends_and_an_administrator_cleans_up() {
+    let service = Service::start(scratch().path(), &[]);
+    let (alice, first) = issue(&service, "alice");
+    let child = service.post("/api/keys", &alice, json!({ "name": "child", "child": true }));
+    assert_eq!((child.status, child.text("parent_id")), (201, first.clone()));
+    let next = service.post(&format!("/api/keys/{first}/rotate"), &alice, json!({}));
+    let (key, finish) = (next.text("key"), format!("/api/keys/{first}/finish-rotation"));
+    assert_eq!(service.post(&finish, &key, json!({})).status, 409, "it was used a moment ago");
+    let finished = service.post(&finish, &key, json!({ "force": true }));
+    assert_eq!((finished.status, &finished.json()["still_used"]), (200, &json!(true)));
+    assert_eq!(service.get("/whoami", &alice).status, 401);
+    assert_eq!(service.get("/whoami", &child.text("key")).status, 200, "it went to the successor");
+    assert_eq!(service.get("/api/keys?unused_for_days=1", &key).json()["tokens"], json!([]));
+    let cleaned = service.post("/admin/cleanup", &service.admin_key, json!({}));
+    let expected = json!({ "removed": 0, "stored": 4, "warned": 0, "complete": true });
+    assert_eq!((cleaned.status, cleaned.json()), (200, expected));
+    assert_eq!(service.post("/admin/cleanup", &key, json!({})).status, 403);
+    let path = format!("/api/keys/{}?cascade=true", next.text("id"));
+    assert_eq!(service.send("DELETE", &path, &key, None).status, 204);
+    assert_eq!(service.get("/whoami", &child.text("key")).status, 401);
+}
+
+#[test]
 fn lists_are_paged_filtered_and_ones_own() {
     let service = Service::start(scratch().path(), &[]);
     let (alice, _) = issue(&service, "alice");

@@ -1,18 +1,18 @@
 //! Every store keeps its promises, and a store that does not is caught.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
 use keyward::{
-    Owner, TokenId, UserId,
+    AdminProof, Owner, TokenId, UserId,
     scope::{Grant, ScopeSet},
     secret::TokenDigest,
     store::{
-        Change, ChangeCursor, Changes, MemoryStore, Page, Rotation, StaticList, StoreError, StoreErrorKind,
-        TokenStore, Usage, UserState,
+        Change, ChangeCursor, Changes, Claimed, Ended, MemoryStore, Page, Purge, Purged, Reach, Revoked,
+        Room, Rotation, StaticList, StoreError, StoreErrorKind, TokenStore, Usage, UserState, Warnings,
     },
     testing::conformance,
     time::UnixTime,
@@ -22,6 +22,11 @@ use keyward::{
 #[tokio::test]
 async fn memory_keeps_every_promise() {
     conformance::check(|| async { MemoryStore::new() }).await;
+}
+
+#[tokio::test]
+async fn what_a_store_need_not_write_itself_keeps_every_promise() {
+    conformance::check(|| async { PlainStore::default() }).await;
 }
 
 #[tokio::test]
@@ -134,11 +139,53 @@ enum Flaw {
     WaitsForEver,
     ForgetsUsers,
     Fails,
+    PutsExpiriesOff,
+    LeavesChildrenBehind,
+    TakesEveryParent,
+    RevokesOneAlone,
+    RevokesChildrenOnly,
+    RevokesAllThatWasMade,
+    StopsAtRevoked,
+    RevokesBeyondTheUser,
+    RevokesWithinTheUser,
+    RevokesForeignTokens,
+    RevokesInCircles,
+    MakesNoRoom,
+    MakesRoomAlways,
+    MakesRoomByAge,
+    MakesRoomTooEarly,
+    MakesTooMuchRoom,
+    SparesNobody,
+    LeavesOrphansInTheRoom,
+    RemovesNothing,
+    RemovesTraps,
+    RemovesWhatIsOff,
+    RemovesTooEarly,
+    HidesInsteadOfRemoving,
+    RemovesAllAtOnce,
+    RemovesFromTheStart,
+    RemovesWhatIsNew,
+    LeavesOrphans,
+    WarnsAgain,
+    WarnsTwice,
+    WarnsNever,
+    WarnsOfTheDead,
+    WarnsOfTooMany,
+    WarnsSeveral,
+    ForgetsRenewals,
+    WarnsAfterRenewal,
 }
 
 /// Ways to get a store wrong, and promises that each breaks.
 const FLAWS: &[(Flaw, &[&str])] = &[
-    (Flaw::ForgetsUsers, &["denying::statuses_are_kept", "denying::inactive_users_get_no_tokens"]),
+    (
+        Flaw::ForgetsUsers,
+        &[
+            "denying::statuses_are_kept",
+            "denying::inactive_users_get_no_tokens",
+            "room::nothing_gives_way_to_what_is_refused",
+        ],
+    ),
     (Flaw::CutsNames, &["storing::texts_come_back_unchanged"]),
     (Flaw::EndsTextsAtNul, &["storing::nul_characters_come_back"]),
     (Flaw::TakesNothingForAll, &["storing::grants_keep_their_kind"]),
@@ -197,12 +244,113 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::UseForgetsQuotas, &["usage::quotas_are_added_up_within_their_period"]),
     (Flaw::UseMixesQuotas, &["usage::quotas_of_another_period_are_skipped"]),
     (Flaw::WaitsForEver, &["storing::changes_without_a_cursor_return_at_once"]),
+    (Flaw::PutsExpiriesOff, &["changing::an_expiry_only_comes_earlier"]),
+    (Flaw::LeavesChildrenBehind, &["rotating::what_ends_with_it_moves_to_the_successor"]),
+    (Flaw::TakesEveryParent, &["families::dead_parents_take_no_children"]),
+    (Flaw::RevokesOneAlone, &["families::what_ends_with_a_token_is_revoked_with_it"]),
+    (Flaw::RevokesChildrenOnly, &["families::everything_made_through_a_token_is_revoked_on_demand"]),
+    (Flaw::RevokesAllThatWasMade, &["families::what_ends_with_a_token_is_revoked_with_it"]),
+    (Flaw::StopsAtRevoked, &["families::revoked_tokens_are_passed_through"]),
+    (Flaw::RevokesBeyondTheUser, &["families::only_administrators_revoke_what_was_made_for_others"]),
+    (Flaw::RevokesWithinTheUser, &["families::only_administrators_revoke_what_was_made_for_others"]),
+    (Flaw::RevokesForeignTokens, &["families::foreign_tokens_are_not_revoked"]),
+    (Flaw::RevokesInCircles, &["families::circles_end"]),
+    (Flaw::MakesNoRoom, &["room::the_longest_unused_gives_way", "racing::room_is_made_for_each"]),
+    (Flaw::MakesRoomAlways, &["room::where_there_is_room_nothing_is_revoked"]),
+    (Flaw::MakesRoomByAge, &["room::the_longest_unused_gives_way"]),
+    (Flaw::MakesRoomTooEarly, &["racing::room_is_made_for_each"]),
+    (Flaw::MakesTooMuchRoom, &["room::one_gives_way_to_one"]),
+    (Flaw::SparesNobody, &["room::spared_tokens_do_not_give_way"]),
+    (Flaw::LeavesOrphansInTheRoom, &["room::what_ends_with_it_gives_way_too"]),
+    (Flaw::RemovesNothing, &["purging::what_ended_long_ago_is_removed"]),
+    (Flaw::RemovesTraps, &["purging::what_ended_long_ago_is_removed"]),
+    (Flaw::RemovesWhatIsOff, &["purging::what_ended_long_ago_is_removed"]),
+    (Flaw::RemovesTooEarly, &["purging::what_ended_long_ago_is_removed"]),
+    (Flaw::HidesInsteadOfRemoving, &["purging::what_was_removed_is_unknown"]),
+    (Flaw::RemovesAllAtOnce, &["purging::steps_join_without_gaps_or_repeats"]),
+    (Flaw::RemovesFromTheStart, &["purging::steps_join_without_gaps_or_repeats"]),
+    (Flaw::RemovesWhatIsNew, &["purging::removal_and_inserts_do_not_mix"]),
+    (Flaw::LeavesOrphans, &["purging::what_ends_with_a_removed_token_is_removed"]),
+    (Flaw::WarnsAgain, &["warning::each_warning_is_given_out_once"]),
+    (Flaw::WarnsNever, &["warning::each_warning_is_given_out_once"]),
+    (Flaw::WarnsSeveral, &["warning::what_was_missed_is_told_once"]),
+    (Flaw::WarnsTwice, &["warning::each_warning_goes_to_one_of_many"]),
+    (Flaw::WarnsOfTheDead, &["warning::nobody_is_warned_without_need"]),
+    (Flaw::WarnsOfTooMany, &["warning::steps_give_out_each_warning_once"]),
+    (Flaw::ForgetsRenewals, &["warning::a_renewal_starts_anew"]),
+    (Flaw::WarnsAfterRenewal, &["warning::a_renewal_starts_anew"]),
 ];
+
+#[test]
+fn each_promise_of_a_store_with_new_abilities_has_a_flaw_that_breaks_it() {
+    let promises = conformance::promises()
+        .filter(|name| ["families::", "room::"].iter().any(|theme| name.starts_with(theme)));
+    for promise in promises {
+        assert!(FLAWS.iter().any(|(_, broken)| broken.contains(&promise)), "{promise}");
+    }
+}
+
+/// A store that does only what it must, and lets others in between.
+#[derive(Debug, Default)]
+struct PlainStore(MemoryStore);
+
+#[async_trait]
+impl TokenStore for PlainStore {
+    async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError> {
+        tokio::task::yield_now().await;
+        self.0.insert(record, limit).await
+    }
+
+    async fn find(&self, digest: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {
+        self.0.find(digest).await
+    }
+
+    async fn get(&self, owner: Owner<'_>, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
+        self.0.get(owner, id).await
+    }
+
+    async fn list(&self, owner: Owner<'_>, page: Page) -> Result<Vec<TokenRecord>, StoreError> {
+        tokio::task::yield_now().await;
+        self.0.list(owner, page).await
+    }
+
+    async fn count(&self, owner: Owner<'_>) -> Result<u64, StoreError> {
+        self.0.count(owner).await
+    }
+
+    async fn update(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        change: &Change,
+    ) -> Result<Option<TokenRecord>, StoreError> {
+        tokio::task::yield_now().await;
+        self.0.update(owner, id, change).await
+    }
+
+    async fn rotate(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        rotation: &Rotation,
+    ) -> Result<Option<TokenRecord>, StoreError> {
+        self.0.rotate(owner, id, rotation).await
+    }
+
+    async fn revoke_all(&self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        self.0.revoke_all(owner, at).await
+    }
+
+    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
+        self.0.record_usage(batch).await
+    }
+}
 
 /// A store like that of the example `custom_store`, with at most one flaw.
 #[derive(Debug, Default)]
 struct FlawedStore {
     records: Mutex<BTreeMap<TokenId, TokenRecord>>,
+    warn_from: Mutex<BTreeMap<TokenId, UnixTime>>,
     flaw: Option<Flaw>,
 }
 
@@ -235,8 +383,58 @@ impl FlawedStore {
         Ok(!self.has(Flaw::ForgetsLimit) && limit.is_some_and(|limit| active >= limit as usize))
     }
 
+    /// What goes with the token `id`.
+    fn followers(
+        &self,
+        scope: Owner<'_>,
+        id: TokenId,
+        reach: Reach,
+    ) -> Result<BTreeSet<TokenId>, StoreError> {
+        let (records, mut reached) = (self.lock()?, BTreeSet::new());
+        loop {
+            let before = reached.len();
+            for record in records.values().filter(|record| scope.includes(&record.owner)) {
+                let from = |from: TokenId| {
+                    let stops = self.has(Flaw::StopsAtRevoked)
+                        && records.get(&from).is_some_and(|from| from.revoked_at.is_some());
+                    reach.includes(record, from) && (from == id || reached.contains(&from) && !stops)
+                };
+                if [record.parent, record.created_by].into_iter().flatten().any(from) {
+                    reached.insert(record.id);
+                }
+            }
+            if reached.len() == before {
+                break;
+            }
+        }
+        if !self.has(Flaw::RevokesInCircles) {
+            reached.remove(&id);
+        }
+        Ok(reached)
+    }
+
+    fn revoke_each(&self, ids: BTreeSet<TokenId>, at: UnixTime) -> Result<Vec<Ended>, StoreError> {
+        let (mut records, mut ended) = (self.lock()?, Vec::new());
+        for id in ids {
+            let Some(record) = records.get_mut(&id) else { continue };
+            let living = record.revoked_at.is_none();
+            if living {
+                Change::revoke(at).apply(record)?;
+            }
+            if living || self.has(Flaw::RevokesInCircles) {
+                ended.push(Ended::from(&*record));
+            }
+        }
+        Ok(ended)
+    }
+
     fn store(&self, record: &TokenRecord) -> Result<(), StoreError> {
         let mut records = self.lock()?;
+        let parent = record.parent.and_then(|parent| records.get(&parent));
+        let fits = parent.is_none_or(|parent| parent.may_be_parent_of(record));
+        if !fits && !self.has(Flaw::TakesEveryParent) {
+            return Err(StoreErrorKind::Conflict.into());
+        }
         let same_digest = records.values().any(|other| other.digest == record.digest);
         let same_id = records.contains_key(&record.id) && !self.has(Flaw::Overwrites);
         if same_id || (same_digest && !self.has(Flaw::TakesEveryDigest)) {
@@ -335,6 +533,12 @@ impl TokenStore for FlawedStore {
         if self.has(Flaw::IgnoresRevisions) {
             change.if_revision = None;
         }
+        if self.has(Flaw::PutsExpiriesOff)
+            && let Some(expires_by) = change.expires_by.take()
+        {
+            record.expires_at = Some(expires_by);
+            record.rolling = false;
+        }
         if self.has(Flaw::LiftsNoLimits) {
             change.allowed_ips = change.allowed_ips.filter(Option::is_some);
             change.disabled_at = change.disabled_at.filter(Option::is_some);
@@ -384,7 +588,11 @@ impl TokenStore for FlawedStore {
             self.lock()?.insert(id, old.clone());
         }
         self.store(&rotation.successor)?;
-        self.lock()?.insert(id, old.clone());
+        let mut records = self.lock()?;
+        if !self.has(Flaw::LeavesChildrenBehind) {
+            records.values_mut().for_each(|record| rotation.adopt(id, record));
+        }
+        records.insert(id, old.clone());
         Ok(Some(old))
     }
 
@@ -401,6 +609,164 @@ impl TokenStore for FlawedStore {
         Ok(digests)
     }
 
+    async fn revoke(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        at: UnixTime,
+        reach: Reach,
+    ) -> Result<Option<Revoked>, StoreError> {
+        let record = {
+            let mut records = self.lock()?;
+            let own = |record: &TokenRecord| {
+                self.includes(owner, &record.owner) || self.has(Flaw::RevokesForeignTokens)
+            };
+            let Some(record) = records.get_mut(&id).filter(|record| own(record)) else { return Ok(None) };
+            Change::revoke(at).apply(record)?;
+            record.clone()
+        };
+        let reach = match self.flaw {
+            Some(Flaw::RevokesChildrenOnly) => Reach::Children,
+            Some(Flaw::RevokesAllThatWasMade) => Reach::Minted,
+            _ => reach,
+        };
+        let anybody = AdminProof::operator("flawed", "looks at all").map_err(|_| StoreErrorKind::Corrupt)?;
+        let scope = match self.flaw {
+            Some(Flaw::RevokesBeyondTheUser) => Owner::Any(&anybody),
+            Some(Flaw::RevokesWithinTheUser) => Owner::User(&record.owner),
+            _ => owner,
+        };
+        let followers = match self.has(Flaw::RevokesOneAlone) {
+            true => BTreeSet::new(),
+            false => self.followers(scope, id, reach)?,
+        };
+        Ok(Some(Revoked::new(record, self.revoke_each(followers, at)?)))
+    }
+
+    async fn insert_making_room(&self, record: &TokenRecord, room: &Room) -> Result<Vec<Ended>, StoreError> {
+        let (owner, at, mut room) = (Owner::User(&record.owner), record.created_at, room.clone());
+        if self.has(Flaw::SparesNobody) {
+            room.spared.clear();
+        }
+        if self.has(Flaw::MakesRoomAlways) && room.limit > 0 {
+            room.limit = 1;
+        }
+        if self.has(Flaw::MakesNoRoom) {
+            return self.store(record).map(|()| Vec::new());
+        }
+        let mut ended = Vec::new();
+        loop {
+            let mut own: Vec<_> =
+                self.lock()?.values().filter(|own| owner.includes(&own.owner)).cloned().collect();
+            if self.has(Flaw::MakesRoomByAge) {
+                own.iter_mut().for_each(|record| record.last_used = None);
+            }
+            let Some(chosen) = room.choose(&own, at)?.map(|chosen| chosen.id) else { break };
+            if self.has(Flaw::MakesRoomTooEarly) {
+                tokio::task::yield_now().await;
+            }
+            // What cannot be stored displaces nothing.
+            self.store(record)?;
+            self.lock()?.remove(&record.id);
+            let mut going = self.followers(owner, chosen, Reach::Children)?;
+            if self.has(Flaw::LeavesOrphansInTheRoom) {
+                going.clear();
+            }
+            going.insert(chosen);
+            ended.extend(self.revoke_each(going, at)?);
+            if !self.has(Flaw::MakesTooMuchRoom) {
+                break;
+            }
+        }
+        self.store(record)?;
+        Ok(ended)
+    }
+
+    async fn purge(&self, _: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {
+        let anybody = AdminProof::operator("flawed", "looks at all").map_err(|_| StoreErrorKind::Corrupt)?;
+        let before = self.lock()?.clone();
+        if self.has(Flaw::RemovesWhatIsNew) {
+            tokio::task::yield_now().await;
+        }
+        let after = purge.after.filter(|_| !self.has(Flaw::RemovesFromTheStart));
+        let limit = if self.has(Flaw::RemovesAllAtOnce) { usize::MAX } else { purge.limit as usize };
+        let step: Vec<_> = before
+            .values()
+            .filter(|record| after.is_none_or(|after| record.id > after))
+            .take(limit)
+            .collect();
+        let mut going = BTreeSet::new();
+        for record in &step {
+            let mut judged = TokenRecord::clone(record);
+            judged.honeytoken &= !self.has(Flaw::RemovesTraps);
+            let takes = match self.flaw {
+                Some(Flaw::RemovesNothing) => false,
+                Some(Flaw::RemovesWhatIsOff) => purge.takes(&judged) || record.disabled_at.is_some(),
+                Some(Flaw::RemovesTooEarly) => {
+                    purge.takes(&judged) || record.revoked_at.is_some() || record.successor.is_some()
+                }
+                _ => purge.takes(&judged),
+            };
+            if takes {
+                going.insert(record.id);
+                if !self.has(Flaw::LeavesOrphans) {
+                    going.extend(self.followers(Owner::Any(&anybody), record.id, Reach::Children)?);
+                }
+            }
+        }
+        let mut records = self.lock()?;
+        if self.has(Flaw::RemovesWhatIsNew) {
+            records.retain(|id, _| before.contains_key(id));
+        }
+        for id in &going {
+            if self.has(Flaw::HidesInsteadOfRemoving) {
+                records.entry(*id).and_modify(|record| record.revoked_at = Some(purge.before));
+            } else {
+                records.remove(id);
+            }
+        }
+        let next = step.last().filter(|_| step.len() == limit).map(|record| record.id);
+        Ok(Purged::new(step.len() as u64, going.len() as u64, next))
+    }
+
+    async fn claim_warnings(&self, _: &AdminProof, warnings: &Warnings) -> Result<Claimed, StoreError> {
+        let since = |id: &TokenId| {
+            let times = self.warn_from.lock().unwrap_or_else(PoisonError::into_inner);
+            times.get(id).copied().unwrap_or(UnixTime::EPOCH)
+        };
+        let limit = if self.has(Flaw::WarnsOfTooMany) { usize::MAX } else { warnings.limit as usize };
+        let records: Vec<_> = self.lock()?.values().cloned().collect();
+        let waiting = records.into_iter().filter(|record| since(&record.id) <= warnings.now).take(limit);
+        let waiting: Vec<_> = waiting.map(|record| (since(&record.id), record)).collect();
+        let mut claimed = Claimed::new(Vec::new(), waiting.len() == limit);
+        if self.has(Flaw::WarnsTwice) {
+            tokio::task::yield_now().await;
+        }
+        for (since, record) in waiting {
+            let mut judged = record.clone();
+            if self.has(Flaw::WarnsOfTheDead) {
+                (judged.revoked_at, judged.successor) = (None, None);
+            }
+            let (due, next) = warnings.judge(&judged, since);
+            let next = next.unwrap_or(UnixTime::MAX);
+            let times = match self.flaw {
+                Some(Flaw::WarnsNever) => 0,
+                Some(Flaw::WarnsSeveral) => {
+                    let passed = warnings.ahead.iter().filter(|ahead| {
+                        judged.expires_at.is_some_and(|at| at.saturating_sub(**ahead) <= warnings.now)
+                    });
+                    if due { passed.count() } else { 0 }
+                }
+                _ => usize::from(due),
+            };
+            claimed.tokens.extend(std::iter::repeat_n(&record, times).cloned());
+            if !self.has(Flaw::WarnsAgain) || !due {
+                self.warn_from.lock().unwrap_or_else(PoisonError::into_inner).insert(record.id, next);
+            }
+        }
+        Ok(claimed)
+    }
+
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
         let mut records = self.lock()?;
         for usage in batch {
@@ -412,6 +778,14 @@ impl TokenStore for FlawedStore {
             };
             let before = record.clone();
             usage.apply(record);
+            if record.expires_at != before.expires_at && !self.has(Flaw::ForgetsRenewals) {
+                let after = match self.has(Flaw::WarnsAfterRenewal) {
+                    true => UnixTime::EPOCH,
+                    false => Warnings::after_renewal(usage.last_used),
+                };
+                let mut times = self.warn_from.lock().unwrap_or_else(PoisonError::into_inner);
+                times.insert(usage.id, after);
+            }
             match self.flaw {
                 Some(Flaw::UseMovesBack) => record.last_used = Some(usage.last_used),
                 Some(Flaw::UseWraps) => record.request_count = before.request_count.wrapping_add(usage.count),

@@ -63,7 +63,10 @@ pub(crate) fn app(
 }
 
 fn admin_routes(tokens: TokenManager, log: AuditLog) -> Router {
-    Router::new().nest("/tokens", api::admin_tokens(tokens)).nest("/audit", api::audit_log(log))
+    Router::new()
+        .nest("/tokens", api::admin_tokens(tokens.clone()))
+        .nest("/audit", api::audit_log(log))
+        .route("/cleanup", api::admin_cleanup(tokens))
 }
 
 fn job_routes(jobs: Jobs) -> Router {

@@ -7,18 +7,22 @@
 //!
 //! | own keys, below the mount point | |
 //! |---|---|
-//! | `POST /` | creates one: `name`, `scopes`, `expires_in_days`, `allowed_ips`, `metadata`, [`limits`](crate::limit::Limits) |
-//! | `GET /?cursor&limit&status` | lists them, newest first |
+//! | `POST /` | creates one: `name`, `scopes`, `expires_in_days`, `allowed_ips`, `metadata`, [`limits`](crate::limit::Limits), `child` |
+//! | `GET /?cursor&limit&status&expiring_within_days&unused_for_days` | lists them, newest first |
 //! | `DELETE /` | revokes all of them |
-//! | `GET`, `PATCH`, `DELETE /{id}` | shows, changes (`name`, `scopes`, `allowed_ips`, `metadata`, `limits`, `enabled`), revokes one |
+//! | `GET`, `PATCH /{id}` | shows, changes one (`name`, `scopes`, `allowed_ips`, `metadata`, `limits`, `enabled`) |
+//! | `DELETE /{id}?cascade` | revokes one; with `cascade=true` also what was made through it |
 //! | `POST /{id}/rotate` | replaces one: `overlap_seconds` |
+//! | `POST /{id}/finish-rotation` | ends the overlap of a replaced one that nobody uses any more; with `force`, in any case |
 //! | `GET /debug/ownership` | counts tokens, if [switched on](OwnTokens::debug_ownership) |
 //!
 //! | keys of all users, below the mount point | |
 //! |---|---|
 //! | `POST /` | creates one: `user_id`, and as above |
-//! | `GET /?user_id&cursor&limit&status` | lists them |
-//! | `DELETE /{id}` | revokes one |
+//! | `GET /?user_id&cursor&limit&status&expiring_within_days&unused_for_days` | lists them |
+//! | `DELETE /{id}?cascade` | revokes one; with `cascade=true` also what was made through it, whose ever it is |
+//!
+//! [`admin_cleanup`] is for `POST`: it removes tokens that ended long ago.
 //!
 //! [`audit_log`] lets the role `admin` search the stored audit log:
 //!
@@ -28,13 +32,15 @@
 //!
 //! The events of all these routes carry the request's id, if it has the header `X-Request-Id`.
 
+use std::convert::Infallible;
+
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Query, Request, State, rejection::QueryRejection},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 
 use crate::{
@@ -42,7 +48,7 @@ use crate::{
     error::AuthError,
     event::InRequest,
     layer::RequireLayer,
-    manage::{Actor, TokenManager},
+    manage::{Actor, Cleanup, TokenManager},
     principal::Principal,
 };
 
@@ -56,9 +62,10 @@ pub use audit::audit_log;
 pub use body::JsonBody;
 pub use problem::ApiError;
 use request::{
-    AdminList, AuditReason, CreateBody, CreateForBody, ListParams, PatchBody, RotateBody, TokenPath,
+    AdminList, AuditReason, CreateBody, CreateForBody, FinishBody, ListParams, NoBody, PatchBody, RevokePath,
+    RotateBody, TokenPath,
 };
-use view::{Issued, Ownership, TokenList, TokenView};
+use view::{FinishedView, Issued, Ownership, TokenList, TokenView};
 
 /// The longest body that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -119,7 +126,8 @@ impl OwnTokens {
         let writing = Router::new()
             .route("/", post(create).delete(revoke_all))
             .route("/{id}", axum::routing::patch(change).delete(revoke))
-            .route("/{id}/rotate", post(rotate));
+            .route("/{id}/rotate", post(rotate))
+            .route("/{id}/finish-rotation", post(finish_rotation));
         reading
             .route_layer(read)
             .merge(writing.route_layer(write))
@@ -143,6 +151,30 @@ pub fn admin_tokens<S: Clone + Send + Sync + 'static>(tokens: TokenManager) -> R
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(in_request))
         .with_state(tokens)
+}
+
+/// The route for an administrator that does now what the [background work](TokenManager::run) does once an hour,
+/// to mount where it shall be: `POST` answers with how many tokens were `removed` and are `stored`, how many
+/// warnings were sent (`warned`), and whether all tokens were looked at (`complete`).
+///
+/// ```
+/// use axum::Router;
+/// use keyward::{AuthLayer, TokenManager, api, auth::ApiKeyAuth, store::MemoryStore};
+///
+/// let tokens = TokenManager::new(MemoryStore::new());
+/// let app: Router = Router::new()
+///     .nest("/admin/tokens", api::admin_tokens(tokens.clone()))
+///     .route("/admin/cleanup", api::admin_cleanup(tokens.clone()))
+///     .layer(AuthLayer::new(ApiKeyAuth::new(&tokens)));
+/// # let _ = app;
+/// ```
+pub fn admin_cleanup<S: Clone + Send + Sync + 'static>(tokens: TokenManager) -> MethodRouter<S> {
+    post(clean_up)
+        .with_state(tokens)
+        .layer::<_, Infallible>(DefaultBodyLimit::max(MAX_BODY))
+        .layer::<_, Infallible>(RequireLayer::scope("admin:write"))
+        .layer::<_, Infallible>(RequireLayer::role(crate::principal::ADMIN_ROLE))
+        .layer(middleware::from_fn(in_request))
 }
 
 /// Gives the request's id to the events that happen in it.
@@ -207,9 +239,21 @@ async fn change(
 async fn revoke(
     me: Principal,
     State(tokens): State<TokenManager>,
-    id: TokenPath,
+    path: RevokePath,
 ) -> Result<StatusCode, ApiError> {
-    tokens.revoke(&me, id.0).await?;
+    answer_revoke(&tokens, &me, path).await
+}
+
+async fn answer_revoke<'a>(
+    tokens: &TokenManager,
+    actor: impl Into<Actor<'a>>,
+    path: RevokePath,
+) -> Result<StatusCode, ApiError> {
+    if path.cascade {
+        tokens.revoke_cascade(actor, path.id).await?;
+    } else {
+        tokens.revoke(actor, path.id).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -221,6 +265,16 @@ async fn rotate(
 ) -> Result<Response, ApiError> {
     let issued = tokens.rotate(&me, id.0, body.0.overlap()?).await?;
     Ok(created(&Issued::new(&tokens, &issued)))
+}
+
+async fn finish_rotation(
+    me: Principal,
+    State(tokens): State<TokenManager>,
+    id: TokenPath,
+    body: JsonBody<FinishBody>,
+) -> Result<Response, ApiError> {
+    let finished = tokens.finish_rotation(&me, id.0, body.0.finish()).await?;
+    Ok(Json(FinishedView::new(&tokens, &finished)).into_response())
 }
 
 async fn revoke_all(me: Principal, State(tokens): State<TokenManager>) -> Result<Response, ApiError> {
@@ -261,8 +315,20 @@ async fn revoke_any(
     me: Principal,
     reason: AuditReason,
     State(tokens): State<TokenManager>,
-    id: TokenPath,
+    path: RevokePath,
 ) -> Result<StatusCode, ApiError> {
-    tokens.revoke(&me.admin(reason.0)?, id.0).await?;
-    Ok(StatusCode::NO_CONTENT)
+    answer_revoke(&tokens, &me.admin(reason.0)?, path).await
+}
+
+async fn clean_up(
+    me: Principal,
+    reason: AuditReason,
+    State(tokens): State<TokenManager>,
+    _: JsonBody<NoBody>,
+) -> Result<Response, ApiError> {
+    let Cleanup { removed, stored, warned, complete } = tokens.cleanup(&me.admin(reason.0)?).await?;
+    let done = serde_json::json!({
+        "removed": removed, "stored": stored, "warned": warned, "complete": complete
+    });
+    Ok(Json(done).into_response())
 }

@@ -78,6 +78,11 @@ impl From<TokenError> for ApiError {
                 StatusCode::CONFLICT,
                 "The key is dead, has a successor already, or was changed at the same time.",
             ),
+            TokenError::StillUsed => Self::new(
+                StatusCode::CONFLICT,
+                "The replaced key is still used: its `last_used` and `last_used_ip` say when and from where. \
+                 Change those clients to the new key, or send `\"force\": true` to end it anyway.",
+            ),
             TokenError::LimitReached => {
                 Self::new(StatusCode::CONFLICT, "There are as many active keys as allowed; revoke one first.")
             }

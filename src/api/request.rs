@@ -13,7 +13,7 @@ use crate::{
     auth::RequestHead,
     id::{TokenId, UserId},
     limit::Limits,
-    manage::{ListQuery, NewToken, TokenUpdate},
+    manage::{Finish, ListQuery, NewToken, TokenUpdate},
     net::IpList,
     scope::{Grant, ScopeSet},
     token::{Metadata, TokenStatus},
@@ -35,6 +35,8 @@ pub(super) struct CreateBody {
     allowed_ips: Option<Vec<String>>,
     metadata: Option<Metadata>,
     limits: Option<Limits>,
+    #[serde(default)]
+    child: bool,
 }
 
 impl CreateBody {
@@ -42,6 +44,9 @@ impl CreateBody {
         let mut new = NewToken::named(self.name)
             .with_scopes(read_scopes(self.scopes)?)
             .with_metadata(self.metadata.unwrap_or_default());
+        if self.child {
+            new = new.as_child();
+        }
         if let Some(list) = read_ips(self.allowed_ips)? {
             new = new.with_allowed_ips(list);
         }
@@ -71,7 +76,7 @@ pub(super) struct CreateForBody {
 impl CreateForBody {
     pub(super) fn into_new_token(self) -> Result<NewToken, ApiError> {
         let Self { user_id, name, scopes, expires_in_days, allowed_ips, metadata, limits } = self;
-        let own = CreateBody { name, scopes, expires_in_days, allowed_ips, metadata, limits };
+        let own = CreateBody { name, scopes, expires_in_days, allowed_ips, metadata, limits, child: false };
         Ok(own.into_new_token()?.for_user(read_user(&user_id)?))
     }
 }
@@ -137,10 +142,30 @@ impl RotateBody {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct FinishBody {
+    #[serde(default)]
+    force: bool,
+}
+
+impl FinishBody {
+    pub(super) fn finish(&self) -> Finish {
+        if self.force { Finish::Anyway } else { Finish::default() }
+    }
+}
+
+/// A body without members.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoBody {}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
     cursor: Option<String>,
     limit: Option<u32>,
     status: Option<TokenStatus>,
+    expiring_within_days: Option<u32>,
+    unused_for_days: Option<u32>,
 }
 
 impl ListParams {
@@ -158,10 +183,23 @@ impl ListParams {
                 cursor.map_err(|_| ApiError::bad_request("`cursor` is the `next_cursor` of a page."))?;
             query = query.with_cursor(Some(cursor));
         }
-        Ok(match self.status {
-            Some(status) => query.with_status(status),
-            None => query,
-        })
+        if let Some(status) = self.status {
+            query = query.with_status(status);
+        }
+        if let Some(time) = read_days("expiring_within_days", self.expiring_within_days)? {
+            query = query.with_expiring_within(time);
+        }
+        if let Some(time) = read_days("unused_for_days", self.unused_for_days)? {
+            query = query.with_unused_for(time);
+        }
+        Ok(query)
+    }
+}
+
+fn read_days(name: &str, days: Option<u32>) -> Result<Option<Duration>, ApiError> {
+    match days {
+        Some(0) => Err(ApiError::bad_request(format!("`{name}` is at least 1."))),
+        days => Ok(days.map(|days| Duration::from_secs(u64::from(days) * DAY))),
     }
 }
 
@@ -172,12 +210,15 @@ pub(super) struct AdminList {
     cursor: Option<String>,
     limit: Option<u32>,
     status: Option<TokenStatus>,
+    expiring_within_days: Option<u32>,
+    unused_for_days: Option<u32>,
 }
 
 impl AdminList {
     pub(super) fn into_query(self) -> Result<ListQuery, ApiError> {
-        let Self { user_id, cursor, limit, status } = self;
-        let query = ListParams { cursor, limit, status }.into_query()?;
+        let Self { user_id, cursor, limit, status, expiring_within_days, unused_for_days } = self;
+        let own = ListParams { cursor, limit, status, expiring_within_days, unused_for_days };
+        let query = own.into_query()?;
         Ok(match user_id {
             Some(user) => query.with_owner(read_user(&user)?),
             None => query,
@@ -222,9 +263,35 @@ impl<S: Send + Sync> FromRequestParts<S> for TokenPath {
         if parts.uri.query().is_some() {
             return Err(ApiError::bad_request("This route takes no query."));
         }
-        let path = <Path<String> as FromRequestParts<S>>::from_request_parts(parts, state).await;
-        let id = path.ok().and_then(|Path(id)| id.parse().ok());
-        id.map(Self).ok_or_else(ApiError::not_found)
+        read_id(parts, state).await.map(Self)
+    }
+}
+
+async fn read_id<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<TokenId, ApiError> {
+    let path = <Path<String> as FromRequestParts<S>>::from_request_parts(parts, state).await;
+    path.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(ApiError::not_found)
+}
+
+/// The token to revoke, and whether all that was made through it goes as well.
+pub(super) struct RevokePath {
+    pub(super) id: TokenId,
+    pub(super) cascade: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevokeParams {
+    #[serde(default)]
+    cascade: bool,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for RevokePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = <Query<RevokeParams> as FromRequestParts<S>>::from_request_parts(parts, state).await;
+        let RevokeParams { cascade } = params(query)?;
+        Ok(Self { id: read_id(parts, state).await?, cascade })
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     id::{TokenId, UserId},
     limit::Limits,
-    manage::{IssuedToken, TokenManager, TokenPage},
+    manage::{Finished, IssuedToken, TokenManager, TokenPage},
     net::IpList,
     scope::{Grant, RoleSet},
     time::UnixTime,
@@ -30,6 +30,7 @@ pub(super) struct TokenView<'a> {
     created_at: UnixTime,
     created_ip: Option<IpAddr>,
     created_by: Option<TokenId>,
+    parent_id: Option<TokenId>,
     expires_at: Option<UnixTime>,
     last_used: Option<UnixTime>,
     last_used_ip: Option<IpAddr>,
@@ -57,6 +58,7 @@ impl<'a> TokenView<'a> {
             created_at: record.created_at,
             created_ip: record.created_ip,
             created_by: record.created_by,
+            parent_id: record.parent,
             expires_at: record.expires_at,
             last_used: record.last_used,
             last_used_ip: record.last_used_ip,
@@ -81,6 +83,20 @@ pub(super) struct Issued<'a> {
 impl<'a> Issued<'a> {
     pub(super) fn new(tokens: &TokenManager, issued: &'a IssuedToken) -> Self {
         Self { key: issued.key.expose(), token: TokenView::new(tokens, &issued.record) }
+    }
+}
+
+/// A replaced token whose overlap was ended.
+#[derive(Debug, Serialize)]
+pub(super) struct FinishedView<'a> {
+    still_used: bool,
+    #[serde(flatten)]
+    token: TokenView<'a>,
+}
+
+impl<'a> FinishedView<'a> {
+    pub(super) fn new(tokens: &TokenManager, finished: &'a Finished) -> Self {
+        Self { still_used: finished.still_used, token: TokenView::new(tokens, &finished.record) }
     }
 }
 

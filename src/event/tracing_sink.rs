@@ -5,7 +5,7 @@ use crate::error::Refusal;
 
 /// Writes events as [`tracing`] events with the target [`TRACING_TARGET`]; the default sink.
 ///
-/// Alerts are at WARN with the message `security alert`, what failed at WARN, refusals and changes at INFO,
+/// Alerts are at WARN with the message `security alert`, what failed and expiries that come near at WARN, refusals and changes at INFO,
 /// reads and granted requests at DEBUG. The field names are stable:
 ///
 /// | field | holds |
@@ -47,7 +47,9 @@ impl AuditSink for TracingSink {
         }
         match event.kind {
             kind if kind.is_alert() => write_line!(WARN, "security alert"),
-            EventKind::OperationFailed | EventKind::AuditDropped { .. } => write_line!(WARN, "audit"),
+            EventKind::OperationFailed | EventKind::AuditDropped { .. } | EventKind::TokenExpiring(_) => {
+                write_line!(WARN, "audit");
+            }
             EventKind::TokenRead
             | EventKind::TokensListed
             | EventKind::UserRead

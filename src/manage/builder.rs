@@ -11,7 +11,7 @@ use crate::{
     event::{Audit, AuditSink, TracingSink},
     id::TokenIds,
     limit::{Meters, RateLimit},
-    manage::{Issuing, TokenManager},
+    manage::{Issuing, TokenManager, maintenance::Maintenance},
     principal::RoleDirectory,
     secret::Pepper,
     store::{
@@ -23,6 +23,24 @@ use crate::{
     time::{Clock, SystemClock},
     token::{KeyFormat, Lifetimes},
 };
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// What to do about a new token when its owner has as many active ones as allowed.
+///
+/// Active are those that are neither revoked nor expired; see
+/// [`with_max_active`](TokenManagerBuilder::with_max_active).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// Refuse it.
+    #[default]
+    Refuse,
+    /// Revoke the one that was unused for the longest, never the one that is presented: for scripts that make
+    /// a key at each run and never clean up. A token that was never used counts from its creation. One gives
+    /// way to one: where there are more than allowed, since the limit was lowered, they do not all go at once.
+    RevokeLongestUnused,
+}
 
 /// Makes a [`TokenManager`] with other settings than the defaults.
 ///
@@ -49,6 +67,9 @@ pub struct TokenManagerBuilder {
     staleness: Duration,
     capacity: usize,
     max_active: Option<u32>,
+    when_full: WhenFull,
+    retention: Duration,
+    warnings: Vec<Duration>,
     owner_rate: Option<RateLimit>,
 }
 
@@ -71,6 +92,9 @@ impl TokenManagerBuilder {
             staleness: Duration::from_secs(5),
             capacity: 100_000,
             max_active: Some(100),
+            when_full: WhenFull::Refuse,
+            retention: 30 * DAY,
+            warnings: vec![30 * DAY, 7 * DAY, DAY],
             owner_rate: None,
         }
     }
@@ -140,6 +164,26 @@ impl TokenManagerBuilder {
         self
     }
 
+    /// What to do when a user has as many active tokens as they may; [`WhenFull::Refuse`] by default.
+    pub fn with_when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// For how long tokens are kept after they ended, before the background work removes them for good; 30 days.
+    /// What is removed is in no list, and its use is that of an unknown key.
+    pub fn with_retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// How long before a token expires the background work sends
+    /// [`EventKind::TokenExpiring`](crate::event::EventKind::TokenExpiring), once each; 30, 7 and 1 days.
+    pub fn with_expiry_warnings(mut self, ahead: impl IntoIterator<Item = Duration>) -> Self {
+        self.warnings = ahead.into_iter().collect();
+        self
+    }
+
     /// How fast requests with the keys of one user may follow one another, all keys together; unlimited by
     /// default. It comes on top of what a key has of its own, and a user who may make keys cannot get around it.
     pub fn with_owner_rate_limit(mut self, limit: Option<RateLimit>) -> Self {
@@ -164,11 +208,14 @@ impl TokenManagerBuilder {
             meters: Meters::new(self.capacity),
             owner_rate: self.owner_rate.map(|limit| (limit, Meters::new(self.capacity))),
             usage: UsageQueue::default(),
+            families: AtomicBool::new(false),
             store_down: AtomicBool::new(false),
         });
         let issuing = Issuing {
             ids: TokenIds::default(),
             max_active: self.max_active,
+            when_full: self.when_full,
+            maintenance: Maintenance::new(self.retention, self.warnings),
             rights: tokio::sync::RwLock::default(),
             health: tokio::sync::Mutex::default(),
         };

@@ -5,9 +5,9 @@ use std::{pin::pin, sync::Arc, sync::atomic::Ordering, time::Duration};
 use crate::{
     event::{Audit, EventKind},
     id::{TokenId, TokenIds, UserId},
-    principal::AdminProof,
     store::{
         Owner, StoreError, StoreErrorKind, TokenLookup, TokenStore,
+        lineage::Ancestors,
         lookup::{Inner, STORE_TIMEOUT, USAGE_INTERVAL},
     },
     time::UnixTime,
@@ -15,15 +15,20 @@ use crate::{
 };
 
 mod builder;
+mod maintenance;
 mod operations;
 mod report;
 mod request;
+mod revoking;
 mod rights;
+mod rotation;
 mod users;
 
-pub use builder::TokenManagerBuilder;
+pub use builder::{TokenManagerBuilder, WhenFull};
+pub use maintenance::Cleanup;
 use report::{Report, failure};
 pub use request::{Actor, IssuedToken, ListQuery, NewToken, TokenError, TokenPage, TokenUpdate};
+pub use rotation::{Finish, Finished};
 
 /// Issues, lists, changes, rotates and revokes tokens. Cloning shares it.
 ///
@@ -58,6 +63,8 @@ pub struct TokenManager {
 struct Issuing {
     ids: TokenIds,
     max_active: Option<u32>,
+    when_full: WhenFull,
+    maintenance: maintenance::Maintenance,
     /// Shared by what hands out rights, taken alone by what takes them away: so a key that is revoked while
     /// it makes another one is either still good or already refused.
     rights: tokio::sync::RwLock<()>,
@@ -93,7 +100,9 @@ impl TokenManager {
 
     /// Issues a token. The key is in the answer and nowhere else.
     ///
-    /// A token made through an API key ends no later than that key itself.
+    /// A token made through an API key ends no later than that key itself. It goes on working when that key is
+    /// revoked, unless it was made [as its child](NewToken::as_child); see also
+    /// [`revoke_cascade`](Self::revoke_cascade).
     ///
     /// # Errors
     /// [`TokenError::Invalid`], [`TokenError::BeyondOwnRights`], [`TokenError::LimitReached`] or
@@ -115,14 +124,18 @@ impl TokenManager {
         result
     }
 
-    /// One token's record.
+    /// One token's record. That of a token that ends with others is shown as it works: with their expiry, if that
+    /// comes first, and switched off if one of them is.
     ///
     /// # Errors
     /// [`TokenError::NotFound`], with an alert if it is somebody else's, or [`TokenError::Store`].
     pub async fn get<'a>(&self, actor: impl Into<Actor<'a>>, id: TokenId) -> Result<TokenRecord, TokenError> {
         let actor = actor.into();
-        let mut record = self.within(self.reach(actor, id)).await?;
-        self.inner().add_unwritten_use(&mut record);
+        let record = self.within(async {
+            let record = self.reach(actor, id).await?;
+            self.as_it_works(record, &mut Ancestors::new()).await
+        });
+        let record = record.await?;
         self.report_read(actor, EventKind::TokenRead, Some(&record.owner), Some(id));
         Ok(record)
     }
@@ -186,77 +199,13 @@ impl TokenManager {
             _ => EventKind::TokenUpdated,
         };
         let report = self.report(actor, kind, Some(id));
-        let result = self.within(self.try_update(actor, id, &update)).await;
+        let result = self.within(async {
+            let record = self.try_update(actor, id, &update).await?;
+            self.as_it_works(record, &mut Ancestors::new()).await
+        });
+        let result = result.await;
         let owner = result.as_ref().ok().map(|record| &record.owner);
         report.done(result.as_ref().map_or_else(failure, |_| kind), owner, Some(id));
-        result
-    }
-
-    /// Exchanges a token for a new one with the same rights. The old one works until the overlap ends,
-    /// but not longer than it would have; an overlap of zero ends it at once. Without an overlap it is
-    /// 24 hours.
-    ///
-    /// # Errors
-    /// As for [`create`](Self::create) and [`update`](Self::update); [`TokenError::Conflict`] when the
-    /// token is dead or has a successor.
-    pub async fn rotate<'a>(
-        &self,
-        actor: impl Into<Actor<'a>>,
-        id: TokenId,
-        overlap: Option<Duration>,
-    ) -> Result<IssuedToken, TokenError> {
-        let actor = actor.into();
-        let overlap = overlap.unwrap_or(Duration::from_secs(86_400));
-        let report = self.report(actor, EventKind::TokenRotated, Some(id));
-        let result = self.within(self.try_rotate(actor, id, overlap)).await;
-        let owner = result.as_ref().ok().map(|issued| &issued.record.owner);
-        report.done(result.as_ref().map_or_else(failure, |_| EventKind::TokenRotated), owner, Some(id));
-        result
-    }
-
-    /// Ends a token for ever. When this returns, no request that starts in this process is accepted
-    /// with it any more. Revoking what is revoked already succeeds.
-    ///
-    /// # Errors
-    /// [`TokenError::NotFound`], with an alert if it is somebody else's, or [`TokenError::Store`]: then
-    /// assume that the token still works, and try again.
-    pub async fn revoke<'a>(
-        &self,
-        actor: impl Into<Actor<'a>>,
-        id: TokenId,
-    ) -> Result<TokenRecord, TokenError> {
-        let actor = actor.into();
-        let report = self.report(actor, EventKind::TokenRevoked, Some(id));
-        let result = self.within(self.try_revoke(actor, id)).await;
-        let owner = result.as_ref().ok().map(|record| &record.owner);
-        report.done(result.as_ref().map_or_else(failure, |_| EventKind::TokenRevoked), owner, Some(id));
-        result
-    }
-
-    /// Ends all tokens of the actor, also the one that was presented; says how many worked before. With
-    /// an [`AdminProof`] it is about the administrator's own: for those of another user see
-    /// [`revoke_all_of`](Self::revoke_all_of).
-    ///
-    /// # Errors
-    /// [`TokenError::Store`].
-    pub async fn revoke_all<'a>(&self, actor: impl Into<Actor<'a>>) -> Result<u64, TokenError> {
-        let actor = actor.into();
-        self.revoke_all_tokens(actor, actor.user()).await
-    }
-
-    /// Ends all tokens of `user`, for an administrator; says how many worked before.
-    ///
-    /// # Errors
-    /// [`TokenError::Store`].
-    pub async fn revoke_all_of(&self, proof: &AdminProof, user: &UserId) -> Result<u64, TokenError> {
-        self.revoke_all_tokens(Actor::Admin(proof), user).await
-    }
-
-    async fn revoke_all_tokens(&self, actor: Actor<'_>, owner: &UserId) -> Result<u64, TokenError> {
-        let report = self.report(actor, EventKind::TokensRevoked(0), None);
-        let result = self.within(self.try_revoke_all(owner)).await;
-        let kind = result.as_ref().map_or_else(failure, |count| EventKind::TokensRevoked(*count));
-        report.done(kind, Some(owner), None);
         result
     }
 
@@ -294,8 +243,9 @@ impl TokenManager {
         self.within(self.ask(self.inner().write_usage())).await
     }
 
-    /// The background work, until `shutdown` is done: writes the use of keys once a second and follows
-    /// what other processes change. It writes once more at the end, so await it.
+    /// The background work, until `shutdown` is done: writes the use of keys once a second, follows what other
+    /// processes change, and once an hour does what [`cleanup`](Self::cleanup) does. It writes once more at the
+    /// end, so await it.
     ///
     /// ```no_run
     /// # async fn example(tokens: keyward::TokenManager) {
@@ -325,6 +275,7 @@ impl TokenManager {
         tokio::select! {
             () = writing => {}
             () = self.follow_changes() => {}
+            () = self.keep_clean() => {}
         }
         inner.note_all_uses();
         let _ = self.within(self.ask(inner.write_usage())).await;

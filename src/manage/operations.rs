@@ -1,29 +1,30 @@
 //! What the operations do, step by step.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use crate::{
     event::{Alert, EventKind},
     id::{TokenId, UserId},
     manage::{
-        Actor, IssuedToken, ListQuery, NewToken, TokenError, TokenManager, TokenPage, TokenUpdate,
+        Actor, IssuedToken, ListQuery, NewToken, TokenError, TokenManager, TokenPage, TokenUpdate, WhenFull,
         report::event,
         request::{check_metadata, check_name},
         rights::{self, Rights},
     },
-    principal::{AdminProof, effective_roles},
+    principal::{AdminProof, AuthMethod, effective_roles},
     scope::{Grant, RoleSet},
     secret::TokenDigest,
     store::{
-        Change, Owner, Page, Rotation, StoreError, StoreErrorKind,
+        Change, Owner, Page, Reach, Room, StoreError, StoreErrorKind,
+        lineage::{Ancestors, MAX_ANCESTORS},
         lookup::{Inner, verify_owner},
     },
     time::UnixTime,
-    token::{Metadata, RequestClass, TokenRecord, TokenStatus, decide, hard_end},
+    token::{Metadata, RequestClass, TokenRecord, decide, hard_end},
 };
 
 /// How often an operation starts anew because somebody else changed the token at the same time.
-const ATTEMPTS: usize = 4;
+pub(super) const ATTEMPTS: usize = 4;
 
 impl TokenManager {
     pub(super) async fn try_create(
@@ -38,19 +39,75 @@ impl TokenManager {
         if !actor.scope().includes(owner) {
             return Err(TokenError::BeyondOwnRights);
         }
-        let _handing_out = self.issuing.rights.read().await;
-        self.require_living(actor).await?;
         let (key, mut record) = self.fresh(owner)?;
         self.set_rights(actor, &new, &mut record)?;
         self.set_lifetime(actor, &new, &mut record)?;
-        record.name = new.name;
-        record.metadata = new.metadata;
+        record.parent = parent_of(actor, &new, owner)?;
         record.created_ip = new.created_ip.or_else(|| actor.client_ip());
         record.created_by = actor.presented().and_then(crate::Principal::token_id);
-        let limit = new.max_active.or(self.issuing.max_active);
-        self.ask(self.inner().store.insert(&record, limit)).await?;
+        let limit = new.max_active;
+        (record.name, record.metadata) = (new.name, new.metadata);
+        self.store_new(actor, &record, limit).await?;
         self.inner().invalidate(&record.digest);
-        Ok(IssuedToken { key, record })
+        self.confirm(actor, IssuedToken { key, record }).await
+    }
+
+    /// Hands out a new token, unless another process has revoked the one that made it: who revokes everything that
+    /// was made through a token finds the new one, or is found here.
+    pub(super) async fn confirm(
+        &self,
+        actor: Actor<'_>,
+        issued: IssuedToken,
+    ) -> Result<IssuedToken, TokenError> {
+        let presented =
+            actor.presented().and_then(|principal| Some((principal.user_id(), principal.token_id()?)));
+        let Some((user, id)) = presented else { return Ok(issued) };
+        let maker = self.ask(self.inner().store.get(Owner::User(user), id)).await?;
+        if maker.is_some_and(|maker| maker.revoked_at.is_none()) {
+            return Ok(issued);
+        }
+        // Nobody will ever know its key, so it does not matter if this fails.
+        let owner = Owner::User(&issued.record.owner);
+        let now = self.lookup.now();
+        let _ = self.inner().store.revoke(owner, issued.record.id, now, Reach::Children).await;
+        Err(TokenError::CredentialDied)
+    }
+
+    async fn store_new(
+        &self,
+        actor: Actor<'_>,
+        record: &TokenRecord,
+        limit: Option<u32>,
+    ) -> Result<(), TokenError> {
+        let common = self.issuing.max_active;
+        {
+            let _handing_out = self.issuing.rights.read().await;
+            self.require_room_below(actor, record).await?;
+            let stored = self.ask(self.inner().store.insert(record, limit.or(common))).await;
+            let displaces = self.issuing.when_full == WhenFull::RevokeLongestUnused && limit.is_none();
+            if !displaces || !matches!(stored, Err(TokenError::LimitReached)) {
+                return stored;
+            }
+        }
+        let _alone = self.issuing.rights.write().await;
+        let mut room = Room::new(common.unwrap_or(u32::MAX));
+        room.spared = self.require_room_below(actor, record).await?;
+        self.displace(actor, record, &room).await
+    }
+
+    /// The presented token and those that it ends with, if they live and can have this one.
+    async fn require_room_below(
+        &self,
+        actor: Actor<'_>,
+        record: &TokenRecord,
+    ) -> Result<Vec<TokenId>, TokenError> {
+        let presented = self.require_living(actor).await?;
+        if record.parent.is_some() && presented.len() > MAX_ANCESTORS {
+            return Err(TokenError::Invalid(
+                "keys that end with one another are at most eight below the first",
+            ));
+        }
+        Ok(presented)
     }
 
     /// Refuses a key in a place where it would be stored and shown in clear.
@@ -69,29 +126,31 @@ impl TokenManager {
     }
 
     /// Asks the store once more for the token that was presented: a request may have taken its time, and
-    /// what it was let in with may be revoked or changed by now.
-    async fn require_living(&self, actor: Actor<'_>) -> Result<(), TokenError> {
+    /// what it was let in with may be revoked or changed by now. Returns it and those that it ends with.
+    pub(super) async fn require_living(&self, actor: Actor<'_>) -> Result<Vec<TokenId>, TokenError> {
         let Some((principal, id)) =
             actor.presented().and_then(|presented| Some((presented, presented.token_id()?)))
         else {
-            return Ok(());
+            return Ok(Vec::new());
         };
-        let owner = Owner::User(principal.user_id());
+        let (owner, now) = (Owner::User(principal.user_id()), self.lookup.now());
         let record = self.ask(self.inner().store.get(owner, id)).await?.ok_or(TokenError::CredentialDied)?;
         let policy = self.inner().lifetimes.policy(record.class);
-        let decision = decide(&record, policy, self.lookup.now(), RequestClass::Unsafe);
-        if decision.access().is_err() || record.id != id || !owner.includes(&record.owner) {
+        let decision = decide(&record, policy, now, RequestClass::Unsafe);
+        let lineage = self.inner().lineage(&record, now).await.map_err(TokenError::Store)?;
+        let lives = decision.access().is_ok() && lineage.lives;
+        if !lives || record.id != id || !owner.includes(&record.owner) {
             return Err(TokenError::CredentialDied);
         }
         if record.revision as u32 == principal.credential().revision {
-            Ok(())
+            Ok([id].into_iter().chain(lineage.ancestors).collect())
         } else {
             Err(TokenError::Conflict)
         }
     }
 
     /// A new key and the bare record for it.
-    fn fresh(&self, owner: &UserId) -> Result<(crate::ApiKey, TokenRecord), TokenError> {
+    pub(super) fn fresh(&self, owner: &UserId) -> Result<(crate::ApiKey, TokenRecord), TokenError> {
         let no_randomness = |error| TokenError::Store(StoreError::new(StoreErrorKind::Unavailable, error));
         let now = self.lookup.now();
         let key = self.inner().format.generate().map_err(no_randomness)?;
@@ -123,7 +182,7 @@ impl TokenManager {
     }
 
     /// Refuses a token with more rights than the presented credential has.
-    fn require_rights(&self, actor: Actor<'_>, record: &TokenRecord) -> Result<(), TokenError> {
+    pub(super) fn require_rights(&self, actor: Actor<'_>, record: &TokenRecord) -> Result<(), TokenError> {
         let Some(presented) = actor.presented() else { return Ok(()) };
         let roles = effective_roles(self.inner().roles.as_deref(), &record.owner, &record.roles);
         let rights = Rights {
@@ -162,7 +221,7 @@ impl TokenManager {
                     policy.lifetime().map_or(UnixTime::MAX, |lifetime| now.saturating_add(lifetime));
                 let end = default.min(hard_end(record, policy));
                 record.expires_at = Some(end).filter(|end| *end < UnixTime::MAX);
-                record.rolling = policy.lifetime().is_some();
+                record.rolling = policy.lifetime().is_some() && !new.child;
             }
         }
         Ok(())
@@ -179,7 +238,7 @@ impl TokenManager {
     }
 
     /// Raises an alert if the token that `actor` could not reach belongs to somebody else.
-    async fn missing(&self, actor: Actor<'_>, id: TokenId) -> TokenError {
+    pub(super) async fn missing(&self, actor: Actor<'_>, id: TokenId) -> TokenError {
         let proof = AdminProof::internal("tell a foreign token from an absent one");
         match self.ask(self.inner().store.get(Owner::Any(&proof), id)).await {
             Ok(Some(record)) if !actor.scope().includes(&record.owner) => {
@@ -192,6 +251,21 @@ impl TokenManager {
         }
     }
 
+    /// A record as users see it: with the uses that are not written yet, and what the tokens say that it ends
+    /// with.
+    pub(super) async fn as_it_works(
+        &self,
+        mut record: TokenRecord,
+        known: &mut Ancestors,
+    ) -> Result<TokenRecord, TokenError> {
+        self.inner().add_unwritten_use(&mut record);
+        if record.parent.is_some() {
+            let lineage = self.inner().lineage_among(&record, self.lookup.now(), known).await;
+            lineage.map_err(TokenError::Store)?.narrow(&mut record);
+        }
+        Ok(record)
+    }
+
     /// Reads on until the page is full or the store has no more; after a bound the page stays short.
     pub(super) async fn list_pages(
         &self,
@@ -201,17 +275,18 @@ impl TokenManager {
         self.refuse_keys(query.owner.as_ref().map(UserId::as_str), None)?;
         self.inner().write_unattended_usage().await;
         let wanted = query.limit as usize;
-        let step = if query.status.is_some() { ListQuery::MAX_LIMIT } else { query.limit };
+        let step = if query.is_filtered() { ListQuery::MAX_LIMIT } else { query.limit };
         let mut page = TokenPage { tokens: Vec::new(), next_cursor: query.cursor };
+        let mut known = Ancestors::new();
         for _ in 0..10 {
             let part = Page { before: page.next_cursor, limit: step };
             let records = self.ask(self.inner().store.list(scope, part)).await?;
             let ended = (records.len() as u64) < u64::from(step);
             for record in records {
                 page.next_cursor = Some(record.id);
-                let Some(mut record) = verify_owner(&self.inner().audit, scope, record) else { continue };
-                self.inner().add_unwritten_use(&mut record);
-                if query.status.is_none_or(|status| status == self.status(&record)) {
+                let Some(record) = verify_owner(&self.inner().audit, scope, record) else { continue };
+                let record = self.as_it_works(record, &mut known).await?;
+                if self.is_wanted(query, &record) {
                     page.tokens.push(record);
                 }
                 if page.tokens.len() == wanted {
@@ -224,6 +299,19 @@ impl TokenManager {
             }
         }
         Ok(page)
+    }
+
+    fn is_wanted(&self, query: &ListQuery, record: &TokenRecord) -> bool {
+        let now = self.lookup.now();
+        let end = || {
+            let hard_end = hard_end(record, self.inner().lifetimes.policy(record.class));
+            record.expires_at.unwrap_or(UnixTime::MAX).min(hard_end)
+        };
+        let is_expiring =
+            |within| record.revoked_at.is_none() && end() > now && end() <= now.saturating_add(within);
+        query.status.is_none_or(|status| status == self.status(record))
+            && query.expiring_within.is_none_or(is_expiring)
+            && query.unused_for.is_none_or(|time| record.last_active() <= now.saturating_sub(time))
     }
 
     pub(super) async fn try_update(
@@ -248,6 +336,7 @@ impl TokenManager {
                 limits: update.limits,
                 disabled_at,
                 revoked_at: None,
+                expires_by: None,
                 if_revision: Some(record.revision),
             };
             self.require_update_rights(actor, &record, update, &change)?;
@@ -282,109 +371,34 @@ impl TokenManager {
     }
 
     /// Changes the stored record and makes the cache forget it before it returns, whatever happens.
-    async fn change(
+    pub(super) async fn change(
         &self,
         actor: Actor<'_>,
         old: &TokenRecord,
         change: &Change,
     ) -> Result<TokenRecord, TokenError> {
-        let _forget = Forget { inner: self.inner(), what: What::Tokens([Some(old.digest), None]) };
+        let what = What::Family([Some(old.digest), None], &old.owner);
+        let _forget = Forget { inner: self.inner(), what };
         let changed = self.ask(self.inner().store.update(actor.scope(), old.id, change)).await?;
         match changed.and_then(|record| verify_owner(&self.inner().audit, actor.scope(), record)) {
             Some(record) if record.id == old.id => Ok(record),
             _ => Err(self.missing(actor, old.id).await),
         }
     }
+}
 
-    pub(super) async fn try_rotate(
-        &self,
-        actor: Actor<'_>,
-        id: TokenId,
-        overlap: Duration,
-    ) -> Result<IssuedToken, TokenError> {
-        let _handing_out = self.issuing.rights.read().await;
-        self.require_living(actor).await?;
-        let old = self.reach(actor, id).await?;
-        self.require_rights(actor, &old)?;
-        if self.status(&old) != TokenStatus::Active {
-            return Err(TokenError::Conflict);
+/// What a token ends with that is made like this.
+fn parent_of(actor: Actor<'_>, new: &NewToken, owner: &UserId) -> Result<Option<TokenId>, TokenError> {
+    if !new.child {
+        return Ok(None);
+    }
+    let key = actor.presented().filter(|principal| principal.method() == AuthMethod::ApiKey);
+    match key.and_then(|principal| Some((principal.user_id(), principal.token_id()?))) {
+        None => Err(TokenError::Invalid("only an API key can have children: make this one through a key")),
+        Some((user, _)) if user != owner => {
+            Err(TokenError::Invalid("a child belongs to the owner of its parent"))
         }
-        if !overlap.is_zero() {
-            self.require_room(&old.owner).await?;
-        }
-        let (key, successor) = self.successor(actor, &old)?;
-        let forget = What::Tokens([Some(old.digest), Some(successor.digest)]);
-        let _forget = Forget { inner: self.inner(), what: forget };
-        let old_end = self.lookup.now().saturating_add(overlap);
-        let rotation = Rotation::new(successor, old_end, old.revision);
-        let replaced = self.ask(self.inner().store.rotate(actor.scope(), id, &rotation)).await?;
-        match replaced.and_then(|record| verify_owner(&self.inner().audit, actor.scope(), record)) {
-            Some(record) if record.id == id => Ok(IssuedToken { key, record: rotation.successor }),
-            _ => Err(self.missing(actor, id).await),
-        }
-    }
-
-    fn successor(
-        &self,
-        actor: Actor<'_>,
-        old: &TokenRecord,
-    ) -> Result<(crate::ApiKey, TokenRecord), TokenError> {
-        let (key, mut successor) = self.fresh(&old.owner)?;
-        successor.name = old.name.clone();
-        successor.class = old.class;
-        successor.scopes = old.scopes.clone();
-        successor.roles = old.roles.clone();
-        successor.allowed_ips = old.allowed_ips.clone();
-        successor.metadata = old.metadata.clone();
-        successor.limits = old.limits;
-        // What is used of a quota is used for the new key as well.
-        let mut used = old.clone();
-        self.inner().add_unwritten_use(&mut used);
-        successor.quota_use = used.quota_use;
-        successor.created_ip = actor.client_ip();
-        successor.created_by = actor.presented().and_then(crate::Principal::token_id);
-        self.set_successor_lifetime(actor, old, &mut successor);
-        Ok((key, successor))
-    }
-
-    /// Rotation may go beyond the limit of active tokens, since overlaps end by themselves, but not beyond
-    /// twice the limit.
-    async fn require_room(&self, owner: &UserId) -> Result<(), TokenError> {
-        let Some(limit) = self.issuing.max_active else { return Ok(()) };
-        let most = limit.saturating_mul(2);
-        let newest = self.ask(self.inner().store.list(Owner::User(owner), Page::first(most))).await?;
-        let now = self.lookup.now();
-        let working = newest.iter().filter(|record| record.counts_as_active(now)).count();
-        if working < most as usize { Ok(()) } else { Err(TokenError::LimitReached) }
-    }
-
-    /// The lifetime that the old token was made with, from now on, within what the actor may hand out.
-    fn set_successor_lifetime(&self, actor: Actor<'_>, old: &TokenRecord, successor: &mut TokenRecord) {
-        let policy = self.inner().lifetimes.policy(old.class);
-        let now = successor.created_at;
-        let latest = rights::latest_end(actor.presented()).min(old.hard_end.unwrap_or(UnixTime::MAX));
-        successor.hard_end = Some(latest).filter(|end| *end < UnixTime::MAX);
-        successor.rolling = old.rolling;
-        let lifetime = match old.rolling {
-            true => policy.lifetime(),
-            false => old.expires_at.map(|at| at.since(old.created_at)),
-        };
-        let wanted = lifetime.map_or(UnixTime::MAX, |lifetime| now.saturating_add(lifetime));
-        let end = wanted.min(hard_end(successor, policy));
-        successor.expires_at = Some(end).filter(|end| *end < UnixTime::MAX);
-    }
-
-    pub(super) async fn try_revoke(&self, actor: Actor<'_>, id: TokenId) -> Result<TokenRecord, TokenError> {
-        let _alone = self.issuing.rights.write().await;
-        let old = self.reach(actor, id).await?;
-        self.change(actor, &old, &Change::revoke(self.lookup.now())).await
-    }
-
-    pub(super) async fn try_revoke_all(&self, owner: &UserId) -> Result<u64, TokenError> {
-        let _alone = self.issuing.rights.write().await;
-        let _forget = Forget { inner: self.inner(), what: What::Owner(owner) };
-        let digests = self.ask(self.inner().store.revoke_all(owner, self.lookup.now())).await?;
-        Ok(digests.len() as u64)
+        Some((_, id)) => Ok(Some(id)),
     }
 }
 
@@ -395,17 +409,26 @@ pub(super) struct Forget<'a> {
 }
 
 pub(super) enum What<'a> {
-    Tokens([Option<TokenDigest>; 2]),
+    /// These tokens, and those that may end with one of them, which are of the same user.
+    Family([Option<TokenDigest>; 2], &'a UserId),
+    Each(Vec<TokenDigest>),
     Owner(&'a UserId),
+    All,
 }
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         match &self.what {
-            What::Tokens(digests) => {
-                digests.iter().flatten().for_each(|digest| self.inner.invalidate(digest))
+            What::Family(digests, owner) => {
+                digests.iter().flatten().for_each(|digest| self.inner.invalidate(digest));
+                // Who loads one that ends with another has said so before asking for the other.
+                if self.inner.families.load(Ordering::SeqCst) {
+                    self.inner.invalidate_owner(owner);
+                }
             }
+            What::Each(digests) => digests.iter().for_each(|digest| self.inner.invalidate(digest)),
             What::Owner(owner) => self.inner.invalidate_owner(owner),
+            What::All => self.inner.invalidate_all(),
         }
     }
 }

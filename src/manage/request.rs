@@ -113,6 +113,7 @@ pub struct NewToken {
     pub(crate) limits: Option<Limits>,
     pub(crate) created_ip: Option<IpAddr>,
     pub(crate) max_active: Option<u32>,
+    pub(crate) child: bool,
 }
 
 impl NewToken {
@@ -130,6 +131,7 @@ impl NewToken {
             limits: None,
             created_ip: None,
             max_active: None,
+            child: false,
         }
     }
 
@@ -182,7 +184,17 @@ impl NewToken {
         self
     }
 
-    /// Only if its owner has fewer than so many active tokens; the manager's limit by default.
+    /// Makes it end with the API key that it is made through: it works while that one does, moves to its
+    /// successor when it is rotated, and is not renewed by use. Without this it is independent.
+    ///
+    /// Only for a token of the key's own owner. A child can have children, eight deep at most.
+    pub fn as_child(mut self) -> Self {
+        self.child = true;
+        self
+    }
+
+    /// Only if its owner has fewer than so many active tokens; by default the manager's limit and
+    /// [policy](crate::manage::WhenFull).
     pub fn with_max_active(mut self, tokens: u32) -> Self {
         self.max_active = Some(tokens);
         self
@@ -285,13 +297,15 @@ pub struct ListQuery {
     pub(crate) cursor: Option<TokenId>,
     pub(crate) limit: u32,
     pub(crate) status: Option<TokenStatus>,
+    pub(crate) expiring_within: Option<Duration>,
+    pub(crate) unused_for: Option<Duration>,
     pub(crate) owner: Option<UserId>,
 }
 
 impl Default for ListQuery {
     /// The newest 50.
     fn default() -> Self {
-        Self { cursor: None, limit: 50, status: None, owner: None }
+        Self { cursor: None, limit: 50, status: None, expiring_within: None, unused_for: None, owner: None }
     }
 }
 
@@ -315,6 +329,24 @@ impl ListQuery {
     pub fn with_status(mut self, status: TokenStatus) -> Self {
         self.status = Some(status);
         self
+    }
+
+    /// Only tokens that have not expired or been revoked and will expire within this time: by their expiry or
+    /// their maximum age, not by idleness.
+    pub fn with_expiring_within(mut self, time: Duration) -> Self {
+        self.expiring_within = Some(time);
+        self
+    }
+
+    /// Only tokens without a use for so long; one that was never used counts from its creation.
+    pub fn with_unused_for(mut self, time: Duration) -> Self {
+        self.unused_for = Some(time);
+        self
+    }
+
+    /// Whether it asks for some tokens only.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.status.is_some() || self.expiring_within.is_some() || self.unused_for.is_some()
     }
 
     /// Only tokens of this user; narrows what an administrator sees.
@@ -363,6 +395,9 @@ pub enum TokenError {
     /// The token is dead, has a successor, or was changed at the same time.
     #[error("the token is dead, has a successor already, or was changed at the same time")]
     Conflict,
+    /// The replaced token was used a short time ago.
+    #[error("the replaced token was used a short time ago; find out by whom, or end it anyway")]
+    StillUsed,
     /// The user has as many active tokens as allowed.
     #[error("the user has as many active tokens as allowed; revoke one first")]
     LimitReached,
@@ -383,6 +418,7 @@ impl TokenError {
             Self::CredentialDied => Some(Refusal::Revoked),
             Self::Invalid(_) => Some(Refusal::InvalidValue),
             Self::Conflict => Some(Refusal::Conflict),
+            Self::StillUsed => Some(Refusal::StillUsed),
             Self::LimitReached => Some(Refusal::LimitReached),
             Self::OwnerInactive => Some(Refusal::UserInactive),
             Self::Store(_) => None,

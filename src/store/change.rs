@@ -37,6 +37,8 @@ pub struct Change {
     pub disabled_at: Option<Option<UnixTime>>,
     /// Since when it is revoked. What is revoked already keeps its time.
     pub revoked_at: Option<UnixTime>,
+    /// By when it expires at the latest; no later use renews it. An earlier expiry stays.
+    pub expires_by: Option<UnixTime>,
     /// The revision that the record must still have.
     pub if_revision: Option<u64>,
 }
@@ -57,8 +59,17 @@ impl Change {
         if self.if_revision.is_some_and(|revision| revision != record.revision) {
             return Err(StoreErrorKind::Conflict.into());
         }
-        let Self { name, scopes, allowed_ips, metadata, limits, disabled_at, revoked_at, if_revision: _ } =
-            self.clone();
+        let Self {
+            name,
+            scopes,
+            allowed_ips,
+            metadata,
+            limits,
+            disabled_at,
+            revoked_at,
+            expires_by,
+            if_revision: _,
+        } = self.clone();
         record.name = name.unwrap_or_else(|| std::mem::take(&mut record.name));
         record.metadata = metadata.unwrap_or_else(|| std::mem::take(&mut record.metadata));
         if let Some(scopes) = scopes {
@@ -70,6 +81,10 @@ impl Change {
         record.limits = limits.unwrap_or(record.limits);
         if let Some(disabled_at) = disabled_at {
             record.disabled_at = disabled_at;
+        }
+        if let Some(latest) = expires_by {
+            record.expires_at = Some(record.expires_at.map_or(latest, |at| at.min(latest)));
+            record.rolling = false;
         }
         record.revoked_at = record.revoked_at.or(revoked_at);
         record.revision += 1;
@@ -112,6 +127,15 @@ impl Rotation {
         old.rolling = false;
         old.revision += 1;
         Ok(())
+    }
+
+    /// Moves `child` to the successor, if it ended with `old` until now, and counts its revision up. Stores
+    /// that keep whole records call this for the other tokens of the owner, in the same transaction.
+    pub fn adopt(&self, old: TokenId, child: &mut TokenRecord) {
+        if child.parent == Some(old) {
+            child.parent = Some(self.successor.id);
+            child.revision += 1;
+        }
     }
 }
 

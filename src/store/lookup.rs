@@ -22,6 +22,7 @@ use crate::{
         Owner, StoreError, StoreErrorKind, TokenStore, Usage,
         cache::{Cached, Dead, Entered, Found, TokenCache},
         denied::Denied,
+        lineage::Lineage,
     },
     time::{Clock, UnixTime},
     token::{
@@ -61,6 +62,8 @@ pub(crate) struct Inner {
     /// The rate limit that all keys of a user share.
     pub(crate) owner_rate: Option<(RateLimit, Meters<UserId, RateMeter>)>,
     pub(crate) usage: UsageQueue,
+    /// Whether a token was ever seen here that ends with another one.
+    pub(crate) families: AtomicBool,
     pub(crate) store_down: AtomicBool,
 }
 
@@ -175,10 +178,12 @@ impl Inner {
         let asked_at = self.clock.now();
         match self.watch(self.store.find(digest).await) {
             Err(_) => Found::Failed,
-            Ok(Some(record)) if record.digest == *digest => match self.know_denials().await {
-                Ok(()) => self.judge(&record, asked_at),
-                Err(_) => Found::Failed,
-            },
+            Ok(Some(record)) if record.digest == *digest => {
+                match (self.know_denials().await, self.lineage(&record, asked_at).await) {
+                    (Ok(()), Ok(lineage)) => self.judge(&record, &lineage, asked_at),
+                    _ => Found::Failed,
+                }
+            }
             Ok(Some(record)) => {
                 let event = Event::alert(Alert::ForeignRecord).owned_by(&record.owner).token(record.id);
                 self.audit.emit(event.because("the store returned a record of another digest"));
@@ -188,8 +193,9 @@ impl Inner {
         }
     }
 
-    /// The verdict over a record, good for the staleness bound or until the record's state changes.
-    fn judge(&self, record: &TokenRecord, now: UnixTime) -> Found {
+    /// The verdict over a record, good for the staleness bound or until its state, or that of a token that it
+    /// ends with, changes.
+    fn judge(&self, record: &TokenRecord, lineage: &Lineage, now: UnixTime) -> Found {
         let policy = self.lifetimes.policy(record.class);
         let decision = decide(record, policy, now, RequestClass::Safe);
         let access = match decision.access() {
@@ -200,8 +206,9 @@ impl Inner {
                 return Found::Dead(Arc::new(Dead { fresh_until, ..dead }));
             }
         };
-        if !self.denied.read().is_active(&record.owner) {
-            let reason = Refusal::UserInactive;
+        let active = self.denied.read().is_active(&record.owner);
+        if !active || !lineage.lives {
+            let reason = if active { Refusal::ParentEnded } else { Refusal::UserInactive };
             return Found::Dead(Arc::new(self.dead(record.digest, reason, Some(record), now)));
         }
         Found::Live(Arc::new(Credential {
@@ -216,7 +223,7 @@ impl Inner {
             read_only: access == Access::ReadOnly,
             revision: record.revision as u32,
             fresh_from: now,
-            fresh_until: now.saturating_add(self.staleness).min(decision.until()),
+            fresh_until: now.saturating_add(self.staleness).min(decision.until()).min(lineage.until),
             expires_at: record.expires_at.unwrap_or(UnixTime::MAX),
             hard_end: hard_end(record, policy),
             rolling: record.rolling.then_some(record.class),

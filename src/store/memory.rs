@@ -1,7 +1,8 @@
 //! A store that forgets everything with the process.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Bound,
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -9,10 +10,12 @@ use async_trait::async_trait;
 
 use crate::{
     id::{TokenId, UserId},
+    principal::AdminProof,
     secret::TokenDigest,
     store::{
-        Change, Denials, JwtId, JwtRevocation, Owner, Page, Rotation, StoreError, StoreErrorKind, TokenStore,
-        Usage, UserState, UserStatus, audit::MemoryAudit,
+        Change, Claimed, Denials, Ended, JwtId, JwtRevocation, Owner, Page, Purge, Purged, Reach, Revoked,
+        Room, Rotation, StoreError, StoreErrorKind, TokenStore, Usage, UserState, UserStatus, Warnings,
+        audit::MemoryAudit, family::followers,
     },
     time::UnixTime,
     token::TokenRecord,
@@ -37,8 +40,30 @@ pub struct MemoryStore {
 struct Tokens {
     by_id: BTreeMap<TokenId, TokenRecord>,
     ids: HashMap<TokenDigest, TokenId>,
+    own: HashMap<UserId, BTreeSet<TokenId>>,
+    reminders: Reminders,
     users: HashMap<UserId, UserState>,
     jwts: HashMap<JwtId, UnixTime>,
+}
+
+/// When to look whether a warning is due.
+#[derive(Debug, Default)]
+struct Reminders {
+    times: HashMap<TokenId, UnixTime>,
+    queue: BTreeSet<(UnixTime, TokenId)>,
+}
+
+impl Reminders {
+    fn set(&mut self, id: TokenId, time: Option<UnixTime>) {
+        let old = match time {
+            Some(time) => self.times.insert(id, time),
+            None => self.times.remove(&id),
+        };
+        if let Some(old) = old {
+            self.queue.remove(&(old, id));
+        }
+        self.queue.extend(time.map(|time| (time, id)));
+    }
 }
 
 impl MemoryStore {
@@ -63,8 +88,21 @@ impl Tokens {
             return Err(StoreErrorKind::Duplicate.into());
         }
         self.ids.insert(record.digest, record.id);
+        self.own.entry(record.owner.clone()).or_default().insert(record.id);
+        if record.expires_at.is_some() {
+            self.reminders.set(record.id, Some(UnixTime::EPOCH));
+        }
         self.by_id.insert(record.id, record.clone());
         Ok(())
+    }
+
+    /// Refuses what cannot be stored whatever the owner's other tokens are.
+    fn require_fit(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        self.require_active(&record.owner)?;
+        match record.parent.and_then(|id| self.by_id.get(&id)) {
+            Some(parent) if !parent.may_be_parent_of(record) => Err(StoreErrorKind::Conflict.into()),
+            _ => Ok(()),
+        }
     }
 
     fn require_active(&self, owner: &UserId) -> Result<(), StoreError> {
@@ -79,23 +117,67 @@ impl Tokens {
         self.users.insert(new.user.clone(), new);
     }
 
-    fn revoke_all(&mut self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
-        let own =
-            self.by_id.values_mut().filter(|record| record.owner == *owner && record.revoked_at.is_none());
+    /// Those of `ids` that were not revoked before.
+    fn revoke_each(&mut self, ids: &[TokenId], at: UnixTime) -> Result<Vec<Ended>, StoreError> {
         let mut revoked = Vec::new();
-        for record in own {
-            Change::revoke(at).apply(record)?;
-            revoked.push(record.digest);
+        for id in ids {
+            if let Some(record) = self.by_id.get_mut(id).filter(|record| record.revoked_at.is_none()) {
+                Change::revoke(at).apply(record)?;
+                revoked.push(Ended::from(&*record));
+            }
         }
         Ok(revoked)
+    }
+
+    fn revoke_all(&mut self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
+        let ids: Vec<_> = self.own.get(owner).into_iter().flatten().copied().collect();
+        Ok(self.revoke_each(&ids, at)?.into_iter().map(|ended| ended.digest).collect())
+    }
+
+    /// What goes with the token `id` of `user`.
+    fn followers(&self, owner: Owner<'_>, user: &UserId, id: TokenId, reach: Reach) -> Vec<TokenId> {
+        let mut reached = HashSet::from([id]);
+        match (reach, owner) {
+            (Reach::Minted, Owner::Any(_)) => followers(&mut reached, reach, &self.by_id.values()),
+            _ => followers(&mut reached, reach, &self.of(Owner::User(user)).collect::<Vec<_>>()),
+        }
+    }
+
+    fn remove(&mut self, id: TokenId) -> bool {
+        let Some(record) = self.by_id.remove(&id) else { return false };
+        self.ids.remove(&record.digest);
+        self.reminders.set(id, None);
+        if let Some(own) = self.own.get_mut(&record.owner) {
+            own.remove(&id);
+            if own.is_empty() {
+                self.own.remove(&record.owner);
+            }
+        }
+        true
     }
 
     fn get_mut(&mut self, owner: Owner<'_>, id: TokenId) -> Option<&mut TokenRecord> {
         self.by_id.get_mut(&id).filter(|record| owner.includes(&record.owner))
     }
 
-    fn of<'a>(&'a self, owner: Owner<'a>) -> impl DoubleEndedIterator<Item = &'a TokenRecord> {
-        self.by_id.values().filter(move |record| owner.includes(&record.owner))
+    fn of(&self, owner: Owner<'_>) -> impl Iterator<Item = &TokenRecord> {
+        self.older(owner, None)
+    }
+
+    /// The records before an id, the newest first.
+    fn older(
+        &self,
+        owner: Owner<'_>,
+        before: Option<TokenId>,
+    ) -> Box<dyn Iterator<Item = &TokenRecord> + '_> {
+        let range = (Bound::Unbounded, before.map_or(Bound::Unbounded, Bound::Excluded));
+        match owner.user() {
+            None => Box::new(self.by_id.range(range).rev().map(|(_, record)| record)),
+            Some(user) => {
+                let ids = self.own.get(user).into_iter().flat_map(move |own| own.range(range).rev());
+                Box::new(ids.filter_map(|id| self.by_id.get(id)))
+            }
+        }
     }
 }
 
@@ -103,10 +185,9 @@ impl Tokens {
 impl TokenStore for MemoryStore {
     async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError> {
         let mut tokens = self.write();
-        tokens.require_active(&record.owner)?;
-        let now = record.created_at;
-        let active =
-            || tokens.of(Owner::User(&record.owner)).filter(|other| other.counts_as_active(now)).count();
+        tokens.require_fit(record)?;
+        let own = || tokens.of(Owner::User(&record.owner));
+        let active = || own().filter(|other| other.counts_as_active(record.created_at)).count();
         if limit.is_some_and(|limit| active() >= limit as usize) {
             return Err(StoreErrorKind::LimitReached.into());
         }
@@ -123,10 +204,7 @@ impl TokenStore for MemoryStore {
     }
 
     async fn list(&self, owner: Owner<'_>, page: Page) -> Result<Vec<TokenRecord>, StoreError> {
-        let tokens = self.read();
-        let older =
-            tokens.of(owner).rev().filter(|record| page.before.is_none_or(|before| record.id < before));
-        Ok(older.take(page.limit as usize).cloned().collect())
+        Ok(self.read().older(owner, page.before).take(page.limit as usize).cloned().collect())
     }
 
     async fn count(&self, owner: Owner<'_>) -> Result<u64, StoreError> {
@@ -157,6 +235,10 @@ impl TokenStore for MemoryStore {
         rotation.apply(&mut old)?;
         tokens.require_active(&old.owner)?;
         tokens.insert(&rotation.successor)?;
+        let tokens = &mut *tokens;
+        for other in tokens.own.get(&old.owner).into_iter().flatten() {
+            tokens.by_id.entry(*other).and_modify(|record| rotation.adopt(id, record));
+        }
         tokens.by_id.insert(id, old.clone());
         Ok(Some(old))
     }
@@ -165,14 +247,73 @@ impl TokenStore for MemoryStore {
         self.write().revoke_all(owner, at)
     }
 
+    async fn revoke(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        at: UnixTime,
+        reach: Reach,
+    ) -> Result<Option<Revoked>, StoreError> {
+        let mut tokens = self.write();
+        let Some(record) = tokens.get_mut(owner, id) else { return Ok(None) };
+        Change::revoke(at).apply(record)?;
+        let record = record.clone();
+        let others = tokens.followers(owner, &record.owner, id, reach);
+        Ok(Some(Revoked::new(record, tokens.revoke_each(&others, at)?)))
+    }
+
+    async fn insert_making_room(&self, record: &TokenRecord, room: &Room) -> Result<Vec<Ended>, StoreError> {
+        let mut tokens = self.write();
+        tokens.require_fit(record)?;
+        let (owner, at) = (Owner::User(&record.owner), record.created_at);
+        let chosen = room.choose(tokens.of(owner), at)?.map(|chosen| chosen.id);
+        tokens.insert(record)?;
+        let Some(chosen) = chosen else { return Ok(Vec::new()) };
+        let mut ids = vec![chosen];
+        ids.extend(tokens.followers(owner, &record.owner, chosen, Reach::Children));
+        tokens.revoke_each(&ids, at)
+    }
+
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
         let mut tokens = self.write();
         for usage in batch {
             if let Some(record) = tokens.by_id.get_mut(&usage.id) {
+                let expires_at = record.expires_at;
                 usage.apply(record);
+                if record.expires_at != expires_at {
+                    tokens.reminders.set(usage.id, Some(Warnings::after_renewal(usage.last_used)));
+                }
             }
         }
         Ok(())
+    }
+
+    async fn purge(&self, _: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {
+        let mut tokens = self.write();
+        let range = (purge.after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let step: Vec<_> = tokens.by_id.range(range).take(purge.limit as usize).map(|(id, _)| *id).collect();
+        let next = step.last().copied().filter(|_| step.len() == purge.limit as usize);
+        let mut removed = 0;
+        for id in &step {
+            let Some(record) = tokens.by_id.get(id).filter(|record| purge.takes(record)) else { continue };
+            let others = tokens.followers(Owner::User(&record.owner), &record.owner, *id, Reach::Children);
+            removed += others.into_iter().chain([*id]).filter(|id| tokens.remove(*id)).count() as u64;
+        }
+        Ok(Purged::new(step.len() as u64, removed, next))
+    }
+
+    async fn claim_warnings(&self, _: &AdminProof, warnings: &Warnings) -> Result<Claimed, StoreError> {
+        let mut tokens = self.write();
+        let waiting = tokens.reminders.queue.iter().take_while(|(time, _)| *time <= warnings.now);
+        let step: Vec<_> = waiting.take(warnings.limit as usize).copied().collect();
+        let mut claimed = Claimed::new(Vec::new(), step.len() == warnings.limit as usize);
+        for (since, id) in step {
+            let Some(record) = tokens.by_id.get(&id) else { continue };
+            let (due, next) = warnings.judge(record, since);
+            claimed.tokens.extend(due.then(|| record.clone()));
+            tokens.reminders.set(id, next);
+        }
+        Ok(claimed)
     }
 
     async fn denials(&self, now: UnixTime) -> Result<Denials, StoreError> {

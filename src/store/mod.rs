@@ -18,11 +18,14 @@ mod change;
 mod denial;
 pub(crate) mod denied;
 mod failure;
+mod family;
+pub(crate) mod lineage;
 pub(crate) mod lookup;
 mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod static_list;
+mod upkeep;
 
 pub use audit::{
     AuditEntry, AuditError, AuditQuery, AuditStore, Broken, ChainEnds, ChainHash, ChainHead, Flaw,
@@ -31,11 +34,13 @@ pub use audit::{
 pub use change::{Change, Rotation, Usage};
 pub use denial::{Denials, JwtId, JwtRevocation, UserState, UserStatus};
 pub use failure::{StoreError, StoreErrorKind};
+pub use family::{Ended, Reach, Revoked, Room};
 pub use lookup::TokenLookup;
 pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use static_list::StaticList;
+pub use upkeep::{Claimed, Purge, Purged, Warnings};
 
 /// Keeps token records.
 ///
@@ -61,7 +66,9 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreErrorKind::Duplicate`] when the id or digest is taken, [`StoreErrorKind::LimitReached`],
-    /// [`StoreErrorKind::OwnerInactive`] when the owner is suspended or offboarded.
+    /// [`StoreErrorKind::OwnerInactive`] when the owner is suspended or offboarded,
+    /// [`StoreErrorKind::Conflict`] when its parent is stored and
+    /// [cannot have it](TokenRecord::may_be_parent_of).
     async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError>;
 
     /// The record with this digest, whatever its state. This is the look-up of each unknown key: make
@@ -88,8 +95,9 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         change: &Change,
     ) -> Result<Option<TokenRecord>, StoreError>;
 
-    /// Stores the successor and marks the owner's record as replaced, both or neither; returns the
-    /// replaced record as it is then, `None` if there is none. No limit counts here.
+    /// Stores the successor, marks the owner's record as replaced and moves the tokens that end with it to
+    /// the successor, all or nothing; returns the replaced record as it is then, `None` if there is none. No
+    /// limit counts here.
     ///
     /// # Errors
     /// [`StoreErrorKind::Conflict`] when the record is revoked, has a successor already, or has another
@@ -104,6 +112,33 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
 
     /// Revokes every token of `owner` that is not revoked yet, and returns their digests.
     async fn revoke_all(&self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError>;
+
+    /// Revokes the owner's token and what `reach` says, and tells what was done; `None` if there is no such
+    /// token. With [`Owner::User`] only tokens of that user are looked at.
+    ///
+    /// By default one token is revoked after the other, from lists of all that the owner has: a store with
+    /// transactions overrides this.
+    async fn revoke(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        at: UnixTime,
+        reach: Reach,
+    ) -> Result<Option<Revoked>, StoreError> {
+        family::revoke_in_steps(self, owner, id, at, reach).await
+    }
+
+    /// Stores a new record as [`insert`](Self::insert) does. If there is no [room](Room::choose) for it, one of
+    /// its owner's tokens is revoked, with those that end with it; returns them.
+    ///
+    /// By default this is done in steps: the limit holds, but when several calls meet, or one fails, more tokens
+    /// may be revoked than give way to others. A store with transactions overrides this.
+    ///
+    /// # Errors
+    /// As for [`insert`](Self::insert); [`StoreErrorKind::LimitReached`] when none may give way.
+    async fn insert_making_room(&self, record: &TokenRecord, room: &Room) -> Result<Vec<Ended>, StoreError> {
+        family::insert_in_steps(self, record, room).await
+    }
 
     /// Adds what was counted in memory. Ids that are not stored are skipped.
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError>;
@@ -146,12 +181,32 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         Err(StoreErrorKind::ReadOnly.into())
     }
 
+    /// Looks at the next records of all users in ascending order of their ids, as `purge` says, and removes
+    /// those that it [takes](Purge::takes), with the tokens that end with them. A step must not keep other calls
+    /// waiting for long; a request may come at any time.
+    ///
+    /// By default nothing can be removed.
+    async fn purge(&self, proof: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {
+        let _ = (proof, purge);
+        Err(StoreErrorKind::ReadOnly.into())
+    }
+
+    /// The tokens of all users for which a warning is [due](Warnings::judge). Each warning is given out once,
+    /// whoever asks and however often.
+    ///
+    /// By default nothing is known of warnings, and nobody is warned.
+    async fn claim_warnings(&self, proof: &AdminProof, warnings: &Warnings) -> Result<Claimed, StoreError> {
+        let _ = (proof, warnings);
+        Err(StoreErrorKind::ReadOnly.into())
+    }
+
     /// Whether the store answers and can be written.
     async fn health(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Waits until tokens may have been changed by another process since `since`, and says which. A
+    /// Waits until tokens may have been changed by another process since `since`, and says which: also
+    /// those that [end with](TokenRecord::parent) one that was switched off or on. A
     /// call without a cursor returns at once, with the current one. The default waits for ever: then
     /// the cache's staleness bound alone limits how long another process's change goes unseen.
     async fn changes(&self, since: Option<ChangeCursor>) -> Result<Changes, StoreError> {
@@ -206,6 +261,20 @@ impl<T: TokenStore + ?Sized> TokenStore for Arc<T> {
         (**self).revoke_all(owner, at).await
     }
 
+    async fn revoke(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        at: UnixTime,
+        reach: Reach,
+    ) -> Result<Option<Revoked>, StoreError> {
+        (**self).revoke(owner, id, at, reach).await
+    }
+
+    async fn insert_making_room(&self, record: &TokenRecord, room: &Room) -> Result<Vec<Ended>, StoreError> {
+        (**self).insert_making_room(record, room).await
+    }
+
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
         (**self).record_usage(batch).await
     }
@@ -228,6 +297,14 @@ impl<T: TokenStore + ?Sized> TokenStore for Arc<T> {
 
     async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
         (**self).offboard(user, at).await
+    }
+
+    async fn purge(&self, proof: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {
+        (**self).purge(proof, purge).await
+    }
+
+    async fn claim_warnings(&self, proof: &AdminProof, warnings: &Warnings) -> Result<Claimed, StoreError> {
+        (**self).claim_warnings(proof, warnings).await
     }
 
     async fn health(&self) -> Result<(), StoreError> {

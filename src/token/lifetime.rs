@@ -235,14 +235,7 @@ impl fmt::Display for Decision {
 #[must_use]
 pub fn decide(record: &TokenRecord, policy: &LifetimePolicy, now: UnixTime, class: RequestClass) -> Decision {
     let refused = |reason| Decision { access: Err(reason), until: UnixTime::MAX };
-    let hard_end = hard_end(record, policy);
-    let active_at = record.last_used.map_or(record.created_at, |used| used.max(record.created_at));
-    let idle_end = policy.idle_timeout.map_or(UnixTime::MAX, |timeout| active_at.saturating_add(timeout));
-    let expiry = record.expires_at.unwrap_or(UnixTime::MAX);
-    let grace_end = match policy.grace {
-        Some(grace) if record.successor.is_none() => expiry.saturating_add(grace),
-        _ => expiry,
-    };
+    let Ends { hard: hard_end, idle: idle_end, expiry, grace: grace_end } = Ends::of(record, policy);
     if record.revoked_at.is_some() {
         refused(Refusal::Revoked)
     } else if record.honeytoken {
@@ -263,6 +256,52 @@ pub fn decide(record: &TokenRecord, policy: &LifetimePolicy, now: UnixTime, clas
             RequestClass::Unsafe => Err(Refusal::ReadOnly),
         };
         Decision { access, until: grace_end.min(hard_end).min(idle_end) }
+    }
+}
+
+/// When the token of `record` ended for good, or will if nobody changes or uses it: from then on [`decide`]
+/// refuses it for ever. [`UnixTime::MAX`] if it has no end. A trap ends only when it is revoked.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyward::{TokenId, UserId, secret::TokenDigest, time::UnixTime};
+/// use keyward::token::{LifetimePolicy, TokenRecord, ended_at};
+///
+/// let id: TokenId = "019a9d5a-7c00-7abc-8def-0123456789ab".parse()?;
+/// let record = TokenRecord::new(id, TokenDigest::of(b"key"), UserId::new("alice")?, UnixTime::EPOCH);
+/// let idle = UnixTime::EPOCH.saturating_add(Duration::from_secs(30 * 86_400));
+/// assert_eq!(ended_at(&record, &LifetimePolicy::default()), idle);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use]
+pub fn ended_at(record: &TokenRecord, policy: &LifetimePolicy) -> UnixTime {
+    let revoked = record.revoked_at.unwrap_or(UnixTime::MAX);
+    if record.honeytoken {
+        return revoked;
+    }
+    let Ends { hard, idle, grace, expiry: _ } = Ends::of(record, policy);
+    revoked.min(hard).min(idle).min(grace)
+}
+
+/// The ends of a token that nobody revokes.
+struct Ends {
+    hard: UnixTime,
+    idle: UnixTime,
+    expiry: UnixTime,
+    /// The expiry itself where there is no grace.
+    grace: UnixTime,
+}
+
+impl Ends {
+    fn of(record: &TokenRecord, policy: &LifetimePolicy) -> Self {
+        let active_at = record.last_active();
+        let idle = policy.idle_timeout.map_or(UnixTime::MAX, |timeout| active_at.saturating_add(timeout));
+        let expiry = record.expires_at.unwrap_or(UnixTime::MAX);
+        let grace = match policy.grace {
+            Some(grace) if record.successor.is_none() => expiry.saturating_add(grace),
+            _ => expiry,
+        };
+        Self { hard: hard_end(record, policy), idle, expiry, grace }
     }
 }
 
@@ -408,6 +447,21 @@ mod tests {
             if matches!(refusal, Err(reason) if !matches!(reason, Refusal::Disabled | Refusal::ReadOnly)) {
                 prop_assert!(decide(&r, &p, after(day + later), c).access().is_err());
                 prop_assert!(decide(&r, &p, after(day + later), RequestClass::Safe).access().is_err());
+            }
+        }
+
+        #[test]
+        fn from_its_end_on_a_token_is_refused_for_ever_and_not_before(
+            r in any_record(), p in any_policy(), day in 0u32..1500, honeytoken in any::<bool>()
+        ) {
+            let (r, now) = (TokenRecord { honeytoken, ..r }, after(day));
+            let refusal = decide(&r, &p, now, RequestClass::Safe).access().err();
+            let for_ever = refusal.is_some_and(|reason| reason != Refusal::Disabled);
+            // Revocation has no time: a record that will have been revoked is refused before that as well.
+            if now >= ended_at(&r, &p) {
+                prop_assert!(for_ever);
+            } else if r.revoked_at.is_none() && !honeytoken {
+                prop_assert!(!for_ever, "{:?}", refusal);
             }
         }
 

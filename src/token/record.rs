@@ -147,6 +147,20 @@ impl TokenRecord {
     pub fn counts_as_active(&self, now: UnixTime) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
     }
+
+    /// When it was last used, as far as written; when it was made, if it was not used since.
+    #[must_use]
+    pub fn last_active(&self) -> UnixTime {
+        self.last_used.map_or(self.created_at, |used| used.max(self.created_at))
+    }
+
+    /// Whether `child` can be stored with this record as its [`parent`](Self::parent): it is of the same owner,
+    /// and this one is neither revoked nor replaced. What is revoked can be stored in any case.
+    #[must_use]
+    pub fn may_be_parent_of(&self, child: &Self) -> bool {
+        let open = self.revoked_at.is_none() && self.successor.is_none();
+        child.revoked_at.is_some() || (open && self.owner == child.owner)
+    }
 }
 
 /// Who uses a token, for the lifetime policy.

@@ -9,6 +9,8 @@
 )]
 
 use std::{
+    convert::Infallible,
+    future::{Ready, ready},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -20,19 +22,21 @@ use async_trait::async_trait;
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use keyward::{
-    Owner, TokenId, UserId,
+    AdminProof, AuthLayer, Owner, Principal, TokenId, TokenManager, UserId,
+    auth::ApiKeyAuth,
+    manage::IssuedToken,
     secret::TokenDigest,
     store::{
-        Change, Denials, JwtRevocation, MemoryStore, Page, Rotation, StoreError, StoreErrorKind, TokenStore,
-        Usage, UserState,
+        Change, Claimed, Denials, Ended, JwtRevocation, MemoryStore, Page, Purge, Purged, Reach, Revoked,
+        Room, Rotation, StoreError, StoreErrorKind, TokenStore, Usage, UserState, Warnings,
     },
     time::UnixTime,
     token::TokenRecord,
 };
 use tokio::sync::Semaphore;
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt, service_fn, util::ServiceFn};
 use tracing_subscriber::filter::LevelFilter;
 
 /// A user id.
@@ -57,13 +61,15 @@ pub(crate) struct UnrulyStore {
     down: AtomicBool,
     hangs: AtomicBool,
     usage_fails: AtomicBool,
+    gets_fail: AtomicBool,
     denials_fail: AtomicBool,
     fails_for: Mutex<Option<TokenDigest>>,
     gate: Mutex<Option<Arc<Gate>>>,
+    get_gate: Mutex<Option<Arc<Gate>>>,
     lie: Mutex<Option<TokenRecord>>,
 }
 
-/// Where `find` waits, after it has read, until it is let through.
+/// Where `find` or `get` waits, after it has read, until it is let through.
 #[derive(Debug)]
 pub(crate) struct Gate {
     arrivals: Semaphore,
@@ -71,7 +77,16 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Waits until one more `find` stands at the gate.
+    fn closed() -> Arc<Self> {
+        Arc::new(Self { arrivals: Semaphore::new(0), passes: Semaphore::new(0) })
+    }
+
+    async fn pass(&self) {
+        self.arrivals.add_permits(1);
+        let _pass = self.passes.acquire().await;
+    }
+
+    /// Waits until one more call stands at the gate.
     pub(crate) async fn arrival(&self) {
         self.arrivals.acquire().await.unwrap().forget();
     }
@@ -122,6 +137,11 @@ impl UnrulyStore {
         self.usage_fails.store(fails, Ordering::SeqCst);
     }
 
+    /// Nothing is found by its id.
+    pub(crate) fn set_gets_failing(&self, fails: bool) {
+        self.gets_fail.store(fails, Ordering::SeqCst);
+    }
+
     /// What is denied cannot be read.
     pub(crate) fn set_denials_failing(&self, fails: bool) {
         self.denials_fail.store(fails, Ordering::SeqCst);
@@ -134,8 +154,15 @@ impl UnrulyStore {
 
     /// `find` waits at the gate that is returned.
     pub(crate) fn close_gate(&self) -> Arc<Gate> {
-        let gate = Arc::new(Gate { arrivals: Semaphore::new(0), passes: Semaphore::new(0) });
+        let gate = Gate::closed();
         *lock(&self.gate) = Some(gate.clone());
+        gate
+    }
+
+    /// The next `get`, and no other, waits at the gate that is returned.
+    pub(crate) fn stop_next_get(&self) -> Arc<Gate> {
+        let gate = Gate::closed();
+        *lock(&self.get_gate) = Some(gate.clone());
         gate
     }
 
@@ -175,15 +202,21 @@ impl TokenStore for UnrulyStore {
         let found = self.memory.find(digest).await;
         let gate = lock(&self.gate).clone();
         if let Some(gate) = gate {
-            gate.arrivals.add_permits(1);
-            let _pass = gate.passes.acquire().await;
+            gate.pass().await;
         }
         self.lied().map_or(found, |lie| Ok(Some(lie)))
     }
 
     async fn get(&self, owner: Owner<'_>, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
         self.misbehave().await?;
+        if self.gets_fail.load(Ordering::SeqCst) {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
         let found = self.memory.get(owner, id).await;
+        let gate = lock(&self.get_gate).take();
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
         self.lied().map_or(found, |lie| Ok(Some(lie)))
     }
 
@@ -230,6 +263,32 @@ impl TokenStore for UnrulyStore {
         self.memory.revoke_all(owner, at).await
     }
 
+    async fn revoke(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        at: UnixTime,
+        reach: Reach,
+    ) -> Result<Option<Revoked>, StoreError> {
+        self.misbehave().await?;
+        self.memory.revoke(owner, id, at, reach).await
+    }
+
+    async fn insert_making_room(&self, record: &TokenRecord, room: &Room) -> Result<Vec<Ended>, StoreError> {
+        self.misbehave().await?;
+        self.memory.insert_making_room(record, room).await
+    }
+
+    async fn purge(&self, proof: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {
+        self.misbehave().await?;
+        self.memory.purge(proof, purge).await
+    }
+
+    async fn claim_warnings(&self, proof: &AdminProof, warnings: &Warnings) -> Result<Claimed, StoreError> {
+        self.misbehave().await?;
+        self.memory.claim_warnings(proof, warnings).await
+    }
+
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
         self.longest_batch.fetch_max(batch.len(), Ordering::SeqCst);
         self.misbehave().await?;
@@ -271,6 +330,48 @@ impl TokenStore for UnrulyStore {
     async fn health(&self) -> Result<(), StoreError> {
         self.health_checks.fetch_add(1, Ordering::SeqCst);
         self.misbehave().await
+    }
+}
+
+/// Sends requests through the layer to a service that answers everybody.
+#[derive(Clone)]
+pub(crate) struct Gatekeeper(keyward::layer::Auth<ServiceFn<Answering>>);
+
+type Answering = fn(Request<()>) -> Ready<Result<Response<Full<Bytes>>, Infallible>>;
+
+/// Answers with the caller in the response's extensions.
+fn answer(request: Request<()>) -> Ready<Result<Response<Full<Bytes>>, Infallible>> {
+    let (mut parts, ()) = request.into_parts();
+    let mut response = Response::new(Full::default());
+    let principal = parts.extensions.remove::<Principal>();
+    response.extensions_mut().insert(principal.expect("the layer has let it in"));
+    ready(Ok(response))
+}
+
+impl Gatekeeper {
+    pub(crate) fn new(tokens: &TokenManager) -> Self {
+        let answering: Answering = answer;
+        Self(AuthLayer::new(ApiKeyAuth::new(tokens)).with_failure_limit(None).layer(service_fn(answering)))
+    }
+
+    /// Whether a request with this key is let in.
+    pub(crate) async fn accepts(&self, key: &IssuedToken) -> bool {
+        self.ask(key).await.status().is_success()
+    }
+
+    /// The status of a request with this key.
+    pub(crate) async fn status(&self, key: &IssuedToken) -> u16 {
+        self.ask(key).await.status().as_u16()
+    }
+
+    /// As whom a request with this key acts.
+    pub(crate) async fn principal(&self, key: &IssuedToken) -> Principal {
+        self.ask(key).await.extensions().get::<Principal>().expect("accepted").clone()
+    }
+
+    async fn ask(&self, key: &IssuedToken) -> Response<Full<Bytes>> {
+        let request = Request::get("/").header("x-api-key", key.key.expose()).body(()).unwrap();
+        self.0.clone().oneshot(request).await.unwrap()
     }
 }
 

@@ -174,7 +174,7 @@ fn open(path: &Path) -> Result<Connection, Failure> {
 
 fn configure(connection: &Connection, target: &Target) -> Result<(), Failure> {
     connection.busy_timeout(target.busy_timeout)?;
-    connection.set_prepared_statement_cache_capacity(32);
+    connection.set_prepared_statement_cache_capacity(64);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     // Otherwise a statement may be compiled anew for each value that is bound.

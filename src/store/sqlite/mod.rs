@@ -16,10 +16,12 @@ use self::{
 use crate::{
     event::Event,
     id::{TokenId, UserId},
+    principal::AdminProof,
     secret::TokenDigest,
     store::{
-        AuditEntry, AuditQuery, AuditStore, ChainEnds, ChainHead, Change, ChangeCursor, Changes, Denials,
-        JwtRevocation, Owner, Page, Rotation, StoreError, StoreErrorKind, TokenStore, Usage, UserState,
+        AuditEntry, AuditQuery, AuditStore, ChainEnds, ChainHead, Change, ChangeCursor, Changes, Claimed,
+        Denials, Ended, JwtRevocation, Owner, Page, Purge, Purged, Reach, Revoked, Room, Rotation,
+        StoreError, StoreErrorKind, TokenStore, Usage, UserState, Warnings,
     },
     time::UnixTime,
     token::TokenRecord,
@@ -27,6 +29,7 @@ use crate::{
 
 mod audit;
 mod failure;
+mod family;
 mod link;
 mod queries;
 mod queue;
@@ -34,6 +37,7 @@ mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod users;
 mod worker;
 
@@ -68,6 +72,7 @@ pub struct SqliteStore {
     writer: Crew,
     readers: Crew,
     watcher: Crew,
+    upkeep: Crew,
     watch_interval: Duration,
 }
 
@@ -165,7 +170,8 @@ impl SqliteOptions {
         writer.create(self.check_on_open).await?;
         let readers = Crew::start(Role::Reader, self.readers, &file)?;
         let watcher = Crew::start(Role::Watcher, 1, &file)?;
-        Ok(SqliteStore { file, writer, readers, watcher, watch_interval: self.watch_interval })
+        let upkeep = Crew::start(Role::Upkeep, 1, &file)?;
+        Ok(SqliteStore { file, writer, readers, watcher, upkeep, watch_interval: self.watch_interval })
     }
 }
 
@@ -223,6 +229,24 @@ impl TokenStore for SqliteStore {
         self.writer.call_surely(move |connection| queries::revoke_all(connection, &owner, at)).await
     }
 
+    async fn revoke(
+        &self,
+        owner: Owner<'_>,
+        id: TokenId,
+        at: UnixTime,
+        reach: Reach,
+    ) -> Result<Option<Revoked>, StoreError> {
+        let owner = owner.user().cloned();
+        let work = move |connection: &mut _| family::revoke(connection, owner.as_ref(), id, at, reach);
+        self.writer.call_surely(work).await
+    }
+
+    async fn insert_making_room(&self, record: &TokenRecord, room: &Room) -> Result<Vec<Ended>, StoreError> {
+        let (record, room) = (record.clone(), room.clone());
+        let work = move |connection: &mut _| family::insert_making_room(connection, &record, &room);
+        self.writer.call(work).await
+    }
+
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
         if batch.is_empty() {
             return Ok(());
@@ -255,6 +279,23 @@ impl TokenStore for SqliteStore {
     async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
         let user = user.clone();
         self.writer.call_surely(move |connection| users::offboard(connection, &user, at)).await
+    }
+
+    async fn purge(&self, _: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {
+        let purge = purge.clone();
+        // What takes long is done beside the threads that others wait for.
+        let look = self.upkeep.call(move |connection| upkeep::look(connection, &purge)).await?;
+        let (ended, mut removed) = (look.ended, 0);
+        if !ended.is_empty() {
+            removed = self.writer.call(move |connection| upkeep::remove(connection, &ended)).await?;
+            self.upkeep.call(|connection| upkeep::save_log(connection)).await?;
+        }
+        Ok(Purged::new(look.looked_at, removed, look.next))
+    }
+
+    async fn claim_warnings(&self, _: &AdminProof, warnings: &Warnings) -> Result<Claimed, StoreError> {
+        let warnings = warnings.clone();
+        self.writer.call(move |connection| upkeep::claim_warnings(connection, &warnings)).await
     }
 
     async fn health(&self) -> Result<(), StoreError> {

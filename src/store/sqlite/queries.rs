@@ -6,13 +6,14 @@ use rusqlite::{
 
 use super::{
     failure::Failure,
+    family::{adopt_children, log_children, require_fit},
     rows::{decode, decode_limits, decode_usage, encode_token, encode_usage, from_time, reseal, select},
     users::{DENIALS_CHANGED, require_active},
 };
 use crate::{
     id::{TokenId, UserId},
     secret::TokenDigest,
-    store::{Change, Page, Rotation, StoreErrorKind, Usage},
+    store::{Change, Page, Rotation, StoreErrorKind, Usage, Warnings},
     time::UnixTime,
     token::TokenRecord,
 };
@@ -79,7 +80,7 @@ pub(super) fn insert(
     limit: Option<u32>,
 ) -> Result<(), Failure> {
     write(connection, |transaction| {
-        require_active(transaction, &record.owner)?;
+        require_fit(transaction, record)?;
         if let Some(limit) = limit {
             let active: i64 = transaction
                 .prepare_cached(
@@ -105,6 +106,9 @@ pub(super) fn update(
         let Some(mut record) = get(transaction, owner, id)? else { return Ok(None) };
         change.apply(&mut record)?;
         replace_row(transaction, &record)?;
+        if change.disabled_at.is_some() || change.revoked_at.is_some() {
+            log_children(transaction, id)?;
+        }
         Ok(Some(record))
     })
 }
@@ -121,6 +125,7 @@ pub(super) fn rotate(
         require_active(transaction, &old.owner)?;
         insert_row(transaction, &rotation.successor)?;
         replace_row(transaction, &old)?;
+        adopt_children(transaction, id, rotation)?;
         Ok(Some(old))
     })
 }
@@ -216,10 +221,10 @@ pub(super) fn write<T>(
     Ok(done)
 }
 
-fn unsynced(
+pub(super) fn unsynced<T>(
     connection: &mut Connection,
-    work: impl FnOnce(&Transaction<'_>) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     connection.execute_batch("PRAGMA synchronous = NORMAL")?;
     let done = write(connection, work);
     if let Err(error) = connection.execute_batch("PRAGMA synchronous = FULL") {
@@ -237,7 +242,11 @@ fn one(connection: &Connection, sql: &str, values: impl Params) -> Result<Option
 
 /// Of these records those that can be read. A damaged one opens nothing, and must not keep the others from
 /// being listed or revoked.
-fn readable(connection: &Connection, sql: &str, values: impl Params) -> Result<Vec<TokenRecord>, Failure> {
+pub(super) fn readable(
+    connection: &Connection,
+    sql: &str,
+    values: impl Params,
+) -> Result<Vec<TokenRecord>, Failure> {
     let mut records = Vec::new();
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(values)?;
@@ -253,7 +262,7 @@ fn readable(connection: &Connection, sql: &str, values: impl Params) -> Result<V
     Ok(records)
 }
 
-fn insert_row(transaction: &Transaction<'_>, record: &TokenRecord) -> Result<(), Failure> {
+pub(super) fn insert_row(transaction: &Transaction<'_>, record: &TokenRecord) -> Result<(), Failure> {
     let sql = "INSERT INTO tokens (id, digest, user_id, name, class, scopes, roles, allowed_ips, metadata, hint, \
                created_at, created_ip, created_by, rolling, hard_end, disabled_at, revoked_at, successor, revision, \
                expires_at, seal, parent, limits, honeytoken) \
@@ -271,7 +280,7 @@ fn insert_row(transaction: &Transaction<'_>, record: &TokenRecord) -> Result<(),
 }
 
 /// Everything but the use, which no change touches.
-fn replace_row(transaction: &Transaction<'_>, record: &TokenRecord) -> Result<(), Failure> {
+pub(super) fn replace_row(transaction: &Transaction<'_>, record: &TokenRecord) -> Result<(), Failure> {
     let sql = "UPDATE tokens SET digest = ?2, user_id = ?3, name = ?4, class = ?5, scopes = ?6, roles = ?7, \
                allowed_ips = ?8, metadata = ?9, hint = ?10, created_at = ?11, created_ip = ?12, created_by = ?13, \
                rolling = ?14, hard_end = ?15, disabled_at = ?16, revoked_at = ?17, successor = ?18, revision = ?19, \
@@ -315,8 +324,13 @@ fn add_usage(transaction: &Transaction<'_>, usage: &Usage) -> Result<(), Failure
     if record.expires_at != expires_at {
         let seal = reseal(seal, usage.id, expires_at, record.expires_at);
         transaction
-            .prepare_cached("UPDATE tokens SET expires_at = ?2, seal = ?3 WHERE n = ?1")?
-            .execute(params![row, record.expires_at.map(UnixTime::as_millis), seal])?;
+            .prepare_cached("UPDATE tokens SET expires_at = ?2, seal = ?3, warn_from = ?4 WHERE n = ?1")?
+            .execute(params![
+                row,
+                record.expires_at.map(UnixTime::as_millis),
+                seal,
+                Warnings::after_renewal(usage.last_used).as_millis()
+            ])?;
     }
     Ok(())
 }

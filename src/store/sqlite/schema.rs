@@ -9,7 +9,7 @@ use crate::store::StoreErrorKind;
 pub(super) const APPLICATION_ID: i32 = 0x6b77_7264;
 
 /// One script for each version; a version, once released, never changes.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE tokens (
         n INTEGER PRIMARY KEY,
@@ -112,6 +112,11 @@ const MIGRATIONS: [&str; 5] = [
         head_hash BLOB NOT NULL
     ) STRICT;
     INSERT INTO audit_chain VALUES (1, 0, zeroblob(32), 0, zeroblob(32));
+",
+    "
+    ALTER TABLE tokens ADD COLUMN warn_from INTEGER DEFAULT 0;
+    CREATE INDEX tokens_warn_from ON tokens (warn_from)
+        WHERE warn_from IS NOT NULL AND expires_at IS NOT NULL AND revoked_at IS NULL AND successor IS NULL;
 ",
 ];
 

@@ -172,6 +172,11 @@ async fn queries_use_their_indexes() {
         (rows::select!("WHERE t.id = ?1 AND t.user_id = ?2"), "(user_id=? AND id=?)"),
         (rows::select!("WHERE t.user_id = ?1 AND t.id < ?2 ORDER BY t.id DESC LIMIT ?3"), "tokens_user"),
         (rows::select!("WHERE t.id < ?1 ORDER BY t.id DESC LIMIT ?2"), "tokens_id"),
+        (rows::select!("WHERE t.id > ?1 ORDER BY t.id LIMIT ?2"), "tokens_id"),
+        (rows::select!("WHERE t.parent = ?1"), "tokens_parent"),
+        (upkeep::WAITING, "tokens_warn_from"),
+        (family::CHILDREN, "tokens_parent"),
+        (family::MINTED, "tokens_created_by"),
     ] {
         let plan = plan(sql).await.unwrap();
         assert!(plan.contains(index) && !plan.contains("B-TREE"), "{plan}");
@@ -227,6 +232,7 @@ async fn a_file_of_the_first_version_gets_what_came_later() {
     store.insert(&record(1), None).await.unwrap();
     drop(store);
     let first = "DROP TABLE users; DROP TABLE revoked_jwts; DROP INDEX tokens_parent; DROP INDEX tokens_created_by; \
+                 DROP INDEX tokens_warn_from; ALTER TABLE tokens DROP COLUMN warn_from; \
                  ALTER TABLE tokens DROP COLUMN parent; ALTER TABLE tokens DROP COLUMN limits; \
                  ALTER TABLE tokens DROP COLUMN honeytoken; ALTER TABLE usage DROP COLUMN quota; \
                  DROP TABLE audit; DROP TABLE audit_chain; PRAGMA user_version = 1";

@@ -29,6 +29,7 @@ pub(super) enum Role {
     Writer,
     Reader,
     Watcher,
+    Upkeep,
 }
 
 /// What becomes of a job that nobody waits for any more.
@@ -65,6 +66,7 @@ impl Crew {
             Role::Writer => "keyward-sqlite-write".to_owned(),
             Role::Reader => format!("keyward-sqlite-read-{number}"),
             Role::Watcher => "keyward-sqlite-watch".to_owned(),
+            Role::Upkeep => "keyward-sqlite-upkeep".to_owned(),
         };
         thread::Builder::new().name(name).spawn(move || {
             while let Some(job) = queue.pop() {

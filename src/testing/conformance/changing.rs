@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::{
     limit::{Limits, Quota, QuotaPeriod},
     scope::{Grant, ScopeSet},
-    store::{Change, Owner, StoreErrorKind, TokenStore},
+    store::{Change, Owner, StoreErrorKind, TokenStore, Usage},
     testing::conformance::records::{
         assert_holds, assert_refused, assert_same, assert_stored, changed, id, ips, later, object, rich,
         stored, token,
@@ -97,6 +97,23 @@ pub async fn disabled_tokens_can_be_enabled(store: &dyn TokenStore) {
         let switched = changed(store.update(Owner::User(&record.owner), record.id, &change).await);
         assert_eq!(switched.disabled_at, disabled_at, "since when the token is switched off");
         assert_stored(store, &switched).await;
+    }
+}
+
+/// An expiry can be brought forward, also that of a token that has none, and is never put off; no later use renews
+/// what has one.
+pub async fn an_expiry_only_comes_earlier(store: &dyn TokenStore) {
+    let lives = [(None, 60), (Some(30), 30), (Some(60), 60), (Some(90), 60)];
+    for (n, (expires, end)) in (1..).zip(lives) {
+        let expires_at = expires.map(later);
+        let record = stored(store, TokenRecord { expires_at, rolling: true, ..token(n, "alice") }).await;
+        let change = Change { expires_by: Some(later(60)), ..Change::default() };
+        let ended = changed(store.update(Owner::User(&record.owner), record.id, &change).await);
+        assert_eq!((ended.expires_at, ended.rolling), (Some(later(end)), false), "instead of {expires:?}");
+        let usage = Usage { renewed_to: Some(later(900)), ..Usage::new(record.id, 1, later(20)) };
+        store.record_usage(&[usage]).await.expect("record_usage");
+        let expected = TokenRecord { request_count: 1, last_used: Some(later(20)), ..ended };
+        assert_stored(store, &expected).await;
     }
 }
 

@@ -24,27 +24,33 @@ use std::pin::Pin;
 use crate::{
     id::UserId,
     secret::TokenDigest,
-    store::{AuditStore, StoreErrorKind, TokenStore, UserState, UserStatus},
+    store::{AuditStore, Purge, StoreError, StoreErrorKind, TokenStore, UserState, UserStatus, Warnings},
+    time::UnixTime,
+    token::Lifetimes,
 };
 
 pub mod auditing;
 pub mod changing;
 pub mod denying;
+pub mod families;
 mod harness;
 pub mod limits;
 pub mod listing;
 pub mod owners;
+pub mod purging;
 pub mod racing;
 pub mod read_only;
 mod records;
 pub mod revoking;
+pub mod room;
 pub mod rotating;
 pub mod storing;
 pub mod usage;
+pub mod warning;
 
 /// Checks every promise, each on a fresh store from `make`, and goes on after a broken one. Those of
-/// [`denying`] are left out for a store that keeps no users' states, which it says by answering
-/// [`StoreErrorKind::ReadOnly`] when one is set.
+/// [`denying`], [`purging`] and [`warning`] are left out for a store that keeps no users' states, cannot remove
+/// tokens, or knows nothing of warnings, which it says by answering [`StoreErrorKind::ReadOnly`].
 ///
 /// ```
 /// use keyward::{store::MemoryStore, testing::conformance};
@@ -72,8 +78,11 @@ where
         };
         report.add(name, harness::attempt(run).await);
     }
-    if keeps_states(&make().await).await {
-        for (name, promise) in DENYING_PROMISES {
+    for (knows, promises) in OPTIONAL {
+        if !can(*knows, &make().await).await {
+            continue;
+        }
+        for (name, promise) in *promises {
             let run = async { promise(&make().await).await };
             report.add(name, harness::attempt(run).await);
         }
@@ -81,16 +90,29 @@ where
     report.finish();
 }
 
-async fn keeps_states(store: &dyn TokenStore) -> bool {
-    let Ok(user) = UserId::new("alice") else { return true };
+/// Whether the store answers in another way than that it cannot do this.
+async fn can(asks: Asks, store: &dyn TokenStore) -> bool {
     let mut read_only = false;
     // One that panics or hangs is reported by the promises.
     let _ = harness::attempt(async {
-        let answer = store.set_user_state(&UserState::new(user, UserStatus::Suspended)).await;
-        read_only = answer.is_err_and(|error| error.kind() == StoreErrorKind::ReadOnly);
+        read_only = asks(store).await.is_err_and(|error| error.kind() == StoreErrorKind::ReadOnly);
     })
     .await;
     !read_only
+}
+
+async fn set_a_state(store: &dyn TokenStore) -> Result<(), StoreError> {
+    store.set_user_state(&UserState::new(records::user("alice"), UserStatus::Suspended)).await
+}
+
+async fn remove_nothing(store: &dyn TokenStore) -> Result<(), StoreError> {
+    let purge = Purge::new(UnixTime::EPOCH, Lifetimes::default(), 1);
+    store.purge(&records::admin(), &purge).await.map(drop)
+}
+
+async fn warn_of_nothing(store: &dyn TokenStore) -> Result<(), StoreError> {
+    let warnings = Warnings::new(UnixTime::EPOCH, Vec::new(), 1);
+    store.claim_warnings(&records::admin(), &warnings).await.map(drop)
 }
 
 /// Checks every promise of a store of audit entries, each on a fresh one from `make`, and goes on after a broken
@@ -157,6 +179,8 @@ pub fn promises() -> impl ExactSizeIterator<Item = &'static str> {
     PROMISES.iter().map(|(name, _)| *name)
 }
 
+type Asks =
+    for<'a> fn(&'a dyn TokenStore) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
 type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 type Promise = for<'a> fn(&'a dyn TokenStore) -> Run<'a>;
 type AuditPromise = for<'a> fn(&'a dyn AuditStore) -> Run<'a>;
@@ -221,6 +245,7 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         another_revision_conflicts
         the_expected_revision_is_accepted
         disabled_tokens_can_be_enabled
+        an_expiry_only_comes_earlier
     }
     revoking {
         revoked_tokens_carry_the_time
@@ -234,6 +259,7 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
     rotating {
         successors_are_stored_whole
         replaced_tokens_name_their_successor
+        what_ends_with_it_moves_to_the_successor
         overlaps_never_lengthen_a_life
         replaced_tokens_are_not_renewed
         tokens_are_replaced_once
@@ -252,6 +278,22 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         a_limit_of_zero_refuses
         without_a_limit_nothing_counts
     }
+    families {
+        what_ends_with_a_token_is_revoked_with_it
+        everything_made_through_a_token_is_revoked_on_demand
+        revoked_tokens_are_passed_through
+        only_administrators_revoke_what_was_made_for_others
+        circles_end
+        foreign_tokens_are_not_revoked
+        dead_parents_take_no_children
+    }
+    room {
+        where_there_is_room_nothing_is_revoked
+        the_longest_unused_gives_way
+        spared_tokens_do_not_give_way
+        one_gives_way_to_one
+        what_ends_with_it_gives_way_too
+    }
     usage {
         uses_add_up
         the_last_use_never_moves_back
@@ -268,6 +310,7 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
     }
     racing {
         limits_hold
+        room_is_made_for_each
         one_digest_is_stored_once
         a_token_is_replaced_once
         one_of_several_changes_of_a_revision_wins
@@ -287,7 +330,38 @@ const DENYING_PROMISES: &[(&str, Promise)] = promises! { (store)
         offboarding_and_inserts_do_not_mix
         revoked_jwts_are_listed_until_their_end
     }
+    room {
+        nothing_gives_way_to_what_is_refused
+    }
 };
+
+const PURGING_PROMISES: &[(&str, Promise)] = promises! { (store)
+    purging {
+        what_ended_long_ago_is_removed
+        what_was_removed_is_unknown
+        steps_join_without_gaps_or_repeats
+        what_ends_with_a_removed_token_is_removed
+        removal_and_inserts_do_not_mix
+    }
+};
+
+const WARNING_PROMISES: &[(&str, Promise)] = promises! { (store)
+    warning {
+        each_warning_is_given_out_once
+        what_was_missed_is_told_once
+        a_renewal_starts_anew
+        nobody_is_warned_without_need
+        steps_give_out_each_warning_once
+        each_warning_goes_to_one_of_many
+    }
+};
+
+/// What not every store can do, and what those promise that can.
+const OPTIONAL: &[(Asks, &[(&str, Promise)])] = &[
+    (|store| Box::pin(set_a_state(store)), DENYING_PROMISES),
+    (|store| Box::pin(remove_nothing(store)), PURGING_PROMISES),
+    (|store| Box::pin(warn_of_nothing(store)), WARNING_PROMISES),
+];
 
 const AUDIT_PROMISES: &[(&str, AuditPromise)] = promises! { (store)
     auditing {

@@ -1,10 +1,11 @@
 //! Calls at the same time do not mix.
 
 use crate::{
-    store::{Change, Owner, Rotation, StoreError, StoreErrorKind, TokenStore, Usage},
+    store::{Change, Owner, Room, Rotation, StoreError, StoreErrorKind, TokenStore, Usage},
     testing::conformance::{
         harness::join_all,
         records::{assert_stored, changed, current, digest, everything, id, later, rich, stored, token},
+        room::active,
     },
     token::TokenRecord,
 };
@@ -16,6 +17,21 @@ pub async fn limits_hold(store: &dyn TokenStore) {
     let outcomes = join_all(records.iter().map(|record| store.insert(record, Some(10)))).await;
     assert_winners(&outcomes, 10, StoreErrorKind::LimitReached);
     assert_eq!(everything(store).await.len(), 10, "the number of stored tokens");
+}
+
+/// Of 64 tokens at once for which others give way, all are stored, and the limit holds.
+pub async fn room_is_made_for_each(store: &dyn TokenStore) {
+    for n in 1..=10 {
+        stored(store, token(n, "alice")).await;
+    }
+    let (created_at, room) = (later(100), Room::new(10));
+    let records: Vec<_> = (11..=74).map(|n| TokenRecord { created_at, ..token(n, "alice") }).collect();
+    let calls = records.iter().map(|record| store.insert_making_room(record, &room));
+    for outcome in join_all(calls).await {
+        outcome.expect("insert_making_room");
+    }
+    assert_eq!(everything(store).await.len(), 74, "the number of stored tokens");
+    assert_eq!(active(store).await, 10, "the number of active tokens");
 }
 
 /// Of 64 inserts at once with the same digest, exactly one stores its token.

@@ -5,11 +5,11 @@ use std::cmp::Reverse;
 use crate::{
     id::UserId,
     secret::TokenDigest,
-    store::{Change, Owner, Page, Rotation, StoreErrorKind, TokenStore, Usage},
+    store::{Change, Owner, Page, Purge, Reach, Room, Rotation, StoreErrorKind, TokenStore, Usage},
     testing::conformance::records::{
         admin, assert_holds, assert_refused, assert_same, assert_stored, digest, later, token,
     },
-    token::TokenRecord,
+    token::{Lifetimes, TokenRecord},
 };
 
 /// The store says that it works.
@@ -97,12 +97,18 @@ pub async fn writes_are_refused(store: &dyn TokenStore, known: &[(UserId, TokenD
     let mut all = records(store, known).await;
     let kind = StoreErrorKind::ReadOnly;
     assert_refused("an insert", store.insert(&token(1, "alice"), None).await, kind);
+    let outcome = store.insert_making_room(&token(1, "alice"), &Room::new(1)).await;
+    assert_refused("an insert that makes room", outcome, kind);
+    let purge = Purge::new(later(900_000), Lifetimes::default(), 10);
+    assert_refused("a removal", store.purge(&admin(), &purge).await, kind);
     for record in &all {
         let owner = Owner::User(&record.owner);
         let change = Change::revoke(later(9));
         assert_refused("a change", store.update(owner, record.id, &change).await, kind);
         let successor = TokenRecord { owner: record.owner.clone(), ..token(2, "alice") };
         let rotation = Rotation::new(successor, later(60), record.revision);
+        let outcome = store.revoke(owner, record.id, later(9), Reach::Minted).await;
+        assert_refused("a revocation", outcome, kind);
         assert_refused("a rotation", store.rotate(owner, record.id, &rotation).await, kind);
         assert_refused("a revocation of all", store.revoke_all(&record.owner, later(9)).await, kind);
         if let Err(error) = store.record_usage(&[Usage::new(record.id, 1, later(9))]).await {

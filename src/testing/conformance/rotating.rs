@@ -2,9 +2,12 @@
 
 use crate::{
     store::{Change, Owner, Rotation, StoreErrorKind, TokenStore, Usage},
-    testing::conformance::records::{
-        assert_holds, assert_not_found, assert_refused, assert_same, assert_stored, changed, current, id,
-        later, rich, stored, token,
+    testing::conformance::{
+        families::child_of,
+        records::{
+            assert_holds, assert_not_found, assert_refused, assert_same, assert_stored, changed, current, id,
+            later, rich, stored, token,
+        },
     },
     token::TokenRecord,
 };
@@ -32,6 +35,20 @@ pub async fn replaced_tokens_name_their_successor(store: &dyn TokenStore) {
     };
     assert_same("the returned record", &replaced, &expected);
     assert_holds(store, &[rotation.successor, expected]).await;
+}
+
+/// Tokens that end with the old one, whatever their state, end with its successor from now on, which counts as a
+/// change; those that end with others stay.
+pub async fn what_ends_with_it_moves_to_the_successor(store: &dyn TokenStore) {
+    let old = stored(store, token(1, "alice")).await;
+    let child = stored(store, child_of(1, token(2, "alice"))).await;
+    let dead = TokenRecord { revoked_at: Some(later(3)), ..child_of(1, token(3, "alice")) };
+    let dead = stored(store, dead).await;
+    let grandchild = stored(store, child_of(2, token(4, "alice"))).await;
+    let rotation = Rotation::new(token(5, "alice"), later(60), old.revision);
+    let replaced = changed(store.rotate(Owner::User(&old.owner), old.id, &rotation).await);
+    let moved = |record: TokenRecord| TokenRecord { revision: record.revision + 1, ..child_of(5, record) };
+    assert_holds(store, &[rotation.successor, grandchild, moved(dead), moved(child), replaced]).await;
 }
 
 /// The overlap shortens the old token's life and never lengthens it.
