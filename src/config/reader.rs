@@ -1,0 +1,454 @@
+//! Asks for one setting after the other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    fmt,
+    ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
+};
+
+use zeroize::Zeroizing;
+
+use crate::ConfigError;
+
+use super::{
+    file::{File, Unknown, Value},
+    found::{Found, MASKED, plain_value},
+    nearest::nearest,
+    report::{ConfigErrors, Entry, Problems, Report, Source},
+};
+
+/// Reads settings, and keeps what is wrong with them until [`Sources::read`](super::Sources::read) tells it.
+///
+/// ```
+/// use keyward::config::{Reader, Sources};
+///
+/// fn read(config: &mut Reader) -> Option<(bool, Option<String>)> {
+///     let mail = config.switch("mail.enabled").or(false);
+///     let from = config.value("mail.from").optional();
+///     if mail && from.is_none() {
+///         config.refuse(["mail.enabled", "mail.from"], "needs a sender; set SHOP_MAIL_FROM");
+///     }
+///     Some((mail, from))
+/// }
+///
+/// let errors = Sources::new("SHOP_").with_variables([("SHOP_MAIL_ENABLED", "true")]).read(read).unwrap_err();
+/// assert_eq!(
+///     errors.sentences(),
+///     ["the environment variable `SHOP_MAIL_ENABLED` needs a sender; set SHOP_MAIL_FROM"]
+/// );
+/// ```
+pub struct Reader {
+    prefix: String,
+    variables: BTreeMap<OsString, OsString>,
+    file: File,
+    /// What was asked for so far.
+    entries: Vec<Entry>,
+    wrong: BTreeSet<&'static str>,
+    /// Whether the file was understood. If not, what is missing may stand there.
+    is_file_known: bool,
+    problems: Problems,
+}
+
+/// What a setting is called: a key of the file, in words of `a-z`, `0-9` and `_` with dots between tables; and the
+/// variable, if it is not the prefix and the key in capitals.
+///
+/// ```
+/// use keyward::config::Sources;
+///
+/// let sources = Sources::new("SHOP_").with_variables([("DATABASE_URL", "sqlite:shop.db")]);
+/// let (url, _) = sources.read(|config| config.value::<String>(("database_url", "DATABASE_URL")).required())?;
+/// assert_eq!(url, "sqlite:shop.db");
+/// # Ok::<(), keyward::config::ConfigErrors>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    key: &'static str,
+    variable: Option<&'static str>,
+}
+
+impl From<&'static str> for Name {
+    fn from(key: &'static str) -> Self {
+        Self { key, variable: None }
+    }
+}
+
+impl From<(&'static str, &'static str)> for Name {
+    fn from((key, variable): (&'static str, &'static str)) -> Self {
+        Self { key, variable: Some(variable) }
+    }
+}
+
+/// A text that must not be seen: `Debug` does not show it, and it is wiped from memory when dropped.
+///
+/// ```
+/// let secret = keyward::config::Secret::from("open sesame".to_owned());
+/// assert_eq!((format!("{secret:?}"), secret.expose()), ("Secret(…)".to_owned(), "open sesame"));
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// The text, which is not to be logged or sent.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A setting that was found or not: say what it is if it is not set.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyward::config::Sources;
+///
+/// let sources = Sources::new("SHOP_").with_variables([("SHOP_TIMEOUT_SECONDS", "5")]);
+/// let (timeout, _) = sources.read(|config| {
+///     Some(Duration::from_secs(config.number("timeout_seconds", 1..=60).or(30)))
+/// })?;
+/// assert_eq!(timeout, Duration::from_secs(5));
+/// # Ok::<(), keyward::config::ConfigErrors>(())
+/// ```
+#[must_use = "say what it is if it is not set: `or`, `or_empty`, `optional` or `required`"]
+pub struct Setting<'r, T> {
+    reader: &'r mut Reader,
+    key: &'static str,
+    /// `None` if it is not set, or wrong.
+    value: Option<T>,
+}
+
+impl Reader {
+    pub(super) fn new(prefix: String, variables: BTreeMap<OsString, OsString>) -> Self {
+        Self {
+            prefix,
+            variables,
+            file: File::default(),
+            is_file_known: true,
+            entries: Vec::new(),
+            wrong: BTreeSet::new(),
+            problems: Problems::default(),
+        }
+    }
+
+    /// One value: in the file a text, number, boolean or time; in the environment without white space around it.
+    ///
+    /// What `FromStr` says of a wrong value is repeated, so a secret is no case for this.
+    pub fn value<T: FromStr<Err: fmt::Display>>(&mut self, name: impl Into<Name>) -> Setting<'_, T> {
+        self.ask(name.into(), false, |found| {
+            let text = found.one_value()?;
+            text.parse().map_err(|error| format!("is wrong: {error}"))
+        })
+    }
+
+    /// A whole number within these bounds; in the file, one without quotes.
+    pub fn number<N>(&mut self, name: impl Into<Name>, range: RangeInclusive<N>) -> Setting<'_, N>
+    where
+        N: fmt::Display + PartialOrd + TryFrom<i128>,
+    {
+        self.ask(name.into(), false, |found| {
+            let text = match found {
+                Found::Variable(text) => Some(text.trim()),
+                Found::File(Value::Integer(text)) => Some(&**text),
+                _ => None,
+            };
+            let number = text.and_then(|text| N::try_from(text.parse::<i128>().ok()?).ok());
+            let (least, most) = (range.start(), range.end());
+            let must_be = || format!("must be a whole number from {least} to {most}");
+            number.filter(|number| range.contains(number)).ok_or_else(must_be)
+        })
+    }
+
+    /// `true` or `false` and nothing else; in the file, without quotes.
+    pub fn switch(&mut self, name: impl Into<Name>) -> Setting<'_, bool> {
+        self.ask(name.into(), false, |found| match found {
+            Found::File(Value::Boolean(value)) => Ok(*value),
+            Found::Variable(text) if text.trim() == "true" => Ok(true),
+            Found::Variable(text) if text.trim() == "false" => Ok(false),
+            _ => Err("must be `true` or `false`".to_owned()),
+        })
+    }
+
+    /// Several values: in the file an array of texts or numbers, or, as in the environment, a text with commas.
+    ///
+    /// White space around each, and empty ones between commas, are dropped.
+    pub fn list<T: FromStr<Err: fmt::Display>>(&mut self, name: impl Into<Name>) -> Setting<'_, Vec<T>> {
+        self.ask(name.into(), false, |found| {
+            let parse = |(at, text): (usize, &str)| {
+                text.parse().map_err(|error| format!("is wrong at value {at}: {error}"))
+            };
+            (1..).zip(found.several_values()?).map(parse).collect()
+        })
+    }
+
+    /// A text, exactly as it is written, that is never shown.
+    pub fn secret(&mut self, name: impl Into<Name>) -> Setting<'_, Secret> {
+        self.ask(name.into(), true, |found| match found {
+            Found::Variable(text) => Ok(text.to_owned().into()),
+            Found::File(Value::Text(text)) => Ok(text.clone().into()),
+            _ => Err("must be a text in quotes".to_owned()),
+        })
+    }
+
+    /// Refuses what is wrong with several settings together, such as one that needs another.
+    ///
+    /// The first of `keys` is what the sentence begins with, so it goes on as in "needs a sender; set …". If one of the
+    /// settings is wrong by itself, nothing is told, since this may only follow from that.
+    pub fn refuse<const N: usize>(&mut self, keys: [&'static str; N], sentence: impl fmt::Display) {
+        if keys.iter().any(|key| self.wrong.contains(key)) {
+            return;
+        }
+        let Some(first) = keys.first() else {
+            return self.problems.mistake(None, sentence.to_string());
+        };
+        self.mistake(first, &sentence);
+    }
+
+    /// Whether a variable or the file sets it, rightly or not; only after it was asked for.
+    #[must_use]
+    pub fn is_set(&self, key: &str) -> bool {
+        let entry = self.entries.iter().find(|entry| entry.key == key);
+        entry.is_some_and(|entry| matches!(entry.source, Source::Variable(_) | Source::File { .. }))
+    }
+
+    /// Reads the file that a variable names, or the one at `path`, if there is one.
+    pub(super) fn read_file(&mut self, path: PathBuf) {
+        let named: Option<PathBuf> = self.value(FILE).optional();
+        let (path, must_exist) = named.map_or((path, false), |named| (named, true));
+        match File::open(&path, must_exist) {
+            Ok(file) => self.file = file,
+            Err(problem) => {
+                self.problems.mistake(None, format!("the settings file {} {problem}", path.display()));
+                self.is_file_known = false;
+            }
+        }
+        for (line, message) in &self.file.faults {
+            let sentence = format!("{}, line {line}, is not TOML: {message}", path.display());
+            self.problems.mistake(Some(*line), sentence);
+            self.is_file_known = false;
+        }
+    }
+
+    fn ask<T>(
+        &mut self,
+        name: Name,
+        is_secret: bool,
+        parse: impl FnOnce(Found<'_>) -> Result<T, String>,
+    ) -> Setting<'_, T> {
+        let key = name.key;
+        let variable = name.variable.map_or_else(|| self.variable_of(key), str::to_owned);
+        let (source, value, result) = match self.find(key, &variable) {
+            None => (Source::Unset, None, Ok(None)),
+            Some((source, found)) => {
+                let value = if is_secret { MASKED.to_owned() } else { found.shown() };
+                (source, Some(value), found.present().and_then(parse).map(Some))
+            }
+        };
+        self.entries.retain(|entry| entry.key != key);
+        self.entries.push(Entry { key, variable, is_secret, value, source });
+        let value = result.unwrap_or_else(|problem| {
+            self.mistake(key, &problem);
+            None
+        });
+        Setting { reader: self, key, value }
+    }
+
+    fn find(&self, key: &'static str, variable: &str) -> Option<(Source, Found<'_>)> {
+        if let Some(found) = self.variables.get(OsStr::new(variable)).and_then(|text| Found::variable(text)) {
+            return Some((Source::Variable(variable.to_owned()), found));
+        }
+        let item = self.file.get(key).filter(|_| key != FILE)?;
+        Some((self.file.source(item.line), Found::File(&item.value)))
+    }
+
+    fn variable_of(&self, key: &str) -> String {
+        format!("{}{}", self.prefix, key.replace('.', "_").to_ascii_uppercase())
+    }
+
+    fn note_default(&mut self, key: &str, text: &str) {
+        let entry = self.entries.iter_mut().find(|entry| entry.key == key);
+        if let Some(entry) = entry.filter(|entry| entry.source == Source::Unset) {
+            entry.source = Source::Default;
+            entry.value = Some(if entry.is_secret { MASKED.to_owned() } else { plain_value(text) });
+        }
+    }
+
+    fn refuse_missing(&mut self, key: &'static str) {
+        // It may stand in what could not be read.
+        if self.is_file_known {
+            self.mistake(key, &"is missing; set one of the two");
+        }
+    }
+
+    /// `problem` goes on where the setting's name and source end.
+    fn mistake(&mut self, key: &'static str, problem: &dyn fmt::Display) {
+        self.wrong.insert(key);
+        let entry = self.entries.iter().find(|entry| entry.key == key);
+        let subject = entry.map_or_else(|| format!("`{key}`"), Entry::subject);
+        let line = entry.and_then(|entry| entry.source.line());
+        // What is no TOML was told, and may be the reason.
+        if line.is_none_or(|line| !self.file.faults.iter().any(|(fault, _)| *fault == line)) {
+            self.problems.mistake(line, format!("{subject} {problem}"));
+        }
+    }
+
+    pub(super) fn finish<S>(mut self, settings: Option<S>) -> Result<(S, Report), ConfigErrors> {
+        self.refuse_unknown_keys();
+        self.warn_of_unknown_variables();
+        self.warn_of_open_file();
+        let (settings, warnings) = self.problems.finish(settings)?;
+        Ok((settings, Report { entries: self.entries, warnings }))
+    }
+
+    fn refuse_unknown_keys(&mut self) {
+        let keys: BTreeSet<_> =
+            self.entries.iter().map(|entry| entry.key).filter(|key| *key != FILE).collect();
+        for Unknown { line, path, is_table } in self.file.unknown(&keys) {
+            // People also write the variable's name into the file, and then mean its key.
+            let entries = self.entries.iter().filter(|entry| entry.key != FILE);
+            let names = entries.flat_map(|entry| [(entry.key, entry.key), (&*entry.variable, entry.key)]);
+            let problem = match nearest(&path, names) {
+                _ if is_table => format!("must be a table, such as `[{path}]`"),
+                Some((_, key)) => format!("is not known; the nearest is `{key}`"),
+                None => "is not known".to_owned(),
+            };
+            let source = self.file.source(line);
+            self.problems.mistake(Some(line), format!("`{}` in {source}, {problem}", plain_name(&path)));
+        }
+    }
+
+    fn warn_of_unknown_variables(&mut self) {
+        if self.prefix.is_empty() {
+            return;
+        }
+        let known: BTreeSet<_> = self.entries.iter().map(|entry| &*entry.variable).collect();
+        for name in self.variables.keys() {
+            let name = name.to_string_lossy();
+            let start = name.get(..self.prefix.len()).unwrap_or_default();
+            if !start.eq_ignore_ascii_case(&self.prefix) || known.contains(&*name) {
+                continue;
+            }
+            let nearest = nearest(&name, known.iter().map(|known| (*known, ())));
+            let nearest = nearest.map(|(known, ())| format!("; the nearest is `{known}`"));
+            self.problems.warn(format!(
+                "the environment variable `{}` is not known and has no effect{}",
+                plain_name(&name),
+                nearest.unwrap_or_default()
+            ));
+        }
+    }
+
+    fn warn_of_open_file(&mut self) {
+        let in_file = |entry: &&Entry| entry.is_secret && matches!(entry.source, Source::File { .. });
+        if let Some(entry) = self.entries.iter().find(in_file).filter(|_| self.file.is_open()) {
+            let path = self.file.path().display();
+            self.problems.warn(format!(
+                "{path} holds the secret `{}` and everybody on this machine can read it; run `chmod o-r {path}`",
+                entry.key
+            ));
+        }
+    }
+}
+
+/// The setting that names the file. It cannot stand in the file.
+const FILE: &str = "config";
+
+/// A name that somebody else chose, for a message: short, without control characters, and without what could be a
+/// secret in the wrong place.
+fn plain_name(name: &str) -> String {
+    let words = name.split_inclusive(|c: char| !c.is_alphanumeric());
+    let cut = words.map(|word| if word.len() > 20 { "…" } else { word });
+    cut.collect::<String>().chars().take(80).flat_map(char::escape_debug).collect()
+}
+
+/// For debugging: not what was read.
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl<'r, T> Setting<'r, T> {
+    /// This value if it is not set.
+    pub fn or(self, default: T) -> T
+    where
+        T: fmt::Display,
+    {
+        self.value.unwrap_or_else(|| {
+            self.reader.note_default(self.key, &default.to_string());
+            default
+        })
+    }
+
+    /// `None` if it is not set.
+    #[must_use]
+    pub fn optional(self) -> Option<T> {
+        self.value
+    }
+
+    /// Refuses to start if it is not set. Put a `?` behind it once all settings were asked for.
+    #[must_use]
+    pub fn required(self) -> Option<T> {
+        if self.value.is_none() && !self.reader.is_set(self.key) {
+            self.reader.refuse_missing(self.key);
+        }
+        self.value
+    }
+
+    /// Makes something else of it, or says in an error why not, without repeating a secret.
+    ///
+    /// ```
+    /// use keyward::{config::Sources, store::StaticList};
+    ///
+    /// let sources = Sources::new("SHOP_").with_variables([("SHOP_API_TOKENS", "ops:short")]);
+    /// let errors = sources
+    ///     .read(|config| {
+    ///         let tokens = config.secret("api_tokens").and_then(|list| StaticList::parse(list.expose()));
+    ///         Some(tokens.optional())
+    ///     })
+    ///     .unwrap_err();
+    /// assert!(errors.to_string().starts_with("the environment variable `SHOP_API_TOKENS` is wrong: entry 1 of"));
+    /// ```
+    pub fn and_then<U>(self, make: impl FnOnce(T) -> Result<U, ConfigError>) -> Setting<'r, U> {
+        let Self { reader, key, value } = self;
+        let value = value.and_then(|value| match make(value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                reader.mistake(key, &format_args!("is wrong: {error}"));
+                None
+            }
+        });
+        Setting { reader, key, value }
+    }
+}
+
+impl<T> Setting<'_, Vec<T>> {
+    /// No value if it is not set.
+    #[must_use]
+    pub fn or_empty(self) -> Vec<T> {
+        self.value.unwrap_or_else(|| {
+            self.reader.note_default(self.key, "");
+            Vec::new()
+        })
+    }
+}
+
+/// Without the value, which may be a secret.
+impl<T> fmt::Debug for Setting<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setting").field("key", &self.key).finish_non_exhaustive()
+    }
+}
