@@ -109,6 +109,8 @@ pub enum EventKind {
     TokenRevoked,
     /// All tokens of a user were revoked; how many had not been before.
     TokensRevoked(u64),
+    /// A new user came in by themselves and got their first token.
+    UserRegistered,
     /// All credentials of a user are refused until they are restored.
     UserSuspended,
     /// A user's credentials work again.
@@ -175,6 +177,14 @@ pub enum Alert {
     KeyRefused,
     /// The stored audit log is not what was written; the reason says which entry.
     AuditTampered,
+    /// The application's own source of users stopped answering; said once until it answers again.
+    DirectoryUnavailable,
+    /// The application's own source of users answers again.
+    DirectoryRecovered,
+    /// The emergency key was used; the event's reason is the one that was given.
+    EmergencyUse,
+    /// The emergency key was presented and refused; the event's reason says why.
+    EmergencyRefused,
 }
 
 /// How it ended.
@@ -216,6 +226,7 @@ impl EventKind {
             Self::TokenRotated => "token.rotated",
             Self::TokenRevoked => "token.revoked",
             Self::TokensRevoked(_) => "tokens.revoked",
+            Self::UserRegistered => "user.registered",
             Self::UserSuspended => "user.suspended",
             Self::UserRestored => "user.restored",
             Self::UserOffboarded(_) => "user.offboarded",
@@ -290,6 +301,10 @@ impl Alert {
             Self::KeysRecovered => "keys_recovered",
             Self::KeyRefused => "key_refused",
             Self::AuditTampered => "audit_tampered",
+            Self::DirectoryUnavailable => "directory_unavailable",
+            Self::DirectoryRecovered => "directory_recovered",
+            Self::EmergencyUse => "emergency_use",
+            Self::EmergencyRefused => "emergency_refused",
         }
     }
 
@@ -297,13 +312,19 @@ impl Alert {
     #[must_use]
     pub const fn outcome(self) -> Outcome {
         match self {
-            Self::StoreRecovered | Self::KeysRecovered => Outcome::Success,
+            Self::StoreRecovered | Self::KeysRecovered | Self::DirectoryRecovered | Self::EmergencyUse => {
+                Outcome::Success
+            }
             Self::ForeignAccess
             | Self::ForeignRecord
             | Self::RevokedTokenUsed
             | Self::BruteForce
-            | Self::KeyRefused => Outcome::Refused,
-            Self::StoreUnavailable | Self::KeysUnavailable | Self::AuditTampered => Outcome::Failed,
+            | Self::KeyRefused
+            | Self::EmergencyRefused => Outcome::Refused,
+            Self::StoreUnavailable
+            | Self::KeysUnavailable
+            | Self::DirectoryUnavailable
+            | Self::AuditTampered => Outcome::Failed,
         }
     }
 }

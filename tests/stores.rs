@@ -133,12 +133,32 @@ enum Flaw {
     UseMixesQuotas,
     WaitsForEver,
     ForgetsUsers,
+    RegistersWithoutToken,
+    RegistersAgain,
+    RegistersWhoHasNoLivingToken,
+    RegistersHalf,
+    RegistrationIsCheckedTooEarly,
     Fails,
 }
 
 /// Ways to get a store wrong, and promises that each breaks.
 const FLAWS: &[(Flaw, &[&str])] = &[
-    (Flaw::ForgetsUsers, &["denying::statuses_are_kept", "denying::inactive_users_get_no_tokens"]),
+    (
+        Flaw::ForgetsUsers,
+        &[
+            "denying::statuses_are_kept",
+            "denying::inactive_users_get_no_tokens",
+            "registering::users_with_a_state_are_not_new",
+        ],
+    ),
+    (Flaw::RegistersWithoutToken, &["registering::new_users_are_stored_with_their_first_token"]),
+    (
+        Flaw::RegistersAgain,
+        &["registering::users_are_registered_once", "registering::users_with_tokens_are_not_new"],
+    ),
+    (Flaw::RegistersWhoHasNoLivingToken, &["registering::users_with_tokens_are_not_new"]),
+    (Flaw::RegistersHalf, &["registering::taken_tokens_register_nobody"]),
+    (Flaw::RegistrationIsCheckedTooEarly, &["registering::of_several_registrations_one_wins"]),
     (Flaw::CutsNames, &["storing::texts_come_back_unchanged"]),
     (Flaw::EndsTextsAtNul, &["storing::nul_characters_come_back"]),
     (Flaw::TakesNothingForAll, &["storing::grants_keep_their_kind"]),
@@ -154,7 +174,11 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::GetsForeignTokens, &["owners::foreign_records_are_not_read"]),
     (
         Flaw::FoldsCase,
-        &["owners::user_ids_are_compared_byte_for_byte", "revoking::revoke_all_spares_other_users"],
+        &[
+            "owners::user_ids_are_compared_byte_for_byte",
+            "revoking::revoke_all_spares_other_users",
+            "registering::users_are_registered_once",
+        ],
     ),
     (Flaw::ListsOldestFirst, &["listing::newest_come_first"]),
     (Flaw::RepeatsTheCursor, &["listing::pages_join_without_gaps_or_repeats"]),
@@ -203,6 +227,7 @@ const FLAWS: &[(Flaw, &[&str])] = &[
 #[derive(Debug, Default)]
 struct FlawedStore {
     records: Mutex<BTreeMap<TokenId, TokenRecord>>,
+    owners: Mutex<Vec<UserId>>,
     flaw: Option<Flaw>,
 }
 
@@ -235,7 +260,25 @@ impl FlawedStore {
         Ok(!self.has(Flaw::ForgetsLimit) && limit.is_some_and(|limit| active >= limit as usize))
     }
 
+    fn knows(&self, user: &UserId) -> Result<bool, StoreError> {
+        let records = self.lock()?;
+        let mut living = records.values().filter(|record| record.revoked_at.is_none());
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(match self.flaw {
+            Some(Flaw::RegistersAgain) => false,
+            Some(Flaw::RegistersWhoHasNoLivingToken) => living.any(|record| record.owner == *user),
+            _ => owners.iter().any(|owner| self.includes(Owner::User(owner), user)),
+        })
+    }
+
+    fn note_owner(&self, user: &UserId) {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).push(user.clone());
+    }
+
     fn store(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        if self.has(Flaw::RegistersHalf) {
+            self.note_owner(&record.owner);
+        }
         let mut records = self.lock()?;
         let same_digest = records.values().any(|other| other.digest == record.digest);
         let same_id = records.contains_key(&record.id) && !self.has(Flaw::Overwrites);
@@ -252,6 +295,7 @@ impl FlawedStore {
         if self.has(Flaw::TakesNothingForAll) && record.scopes == Grant::Only(ScopeSet::empty()) {
             record.scopes = Grant::All;
         }
+        self.note_owner(&record.owner);
         records.insert(record.id, record);
         Ok(())
     }
@@ -276,6 +320,16 @@ impl TokenStore for FlawedStore {
             tokio::task::yield_now().await;
         }
         self.store(record)
+    }
+
+    async fn register(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        if self.knows(&record.owner)? {
+            return Err(StoreErrorKind::UserExists.into());
+        }
+        if self.has(Flaw::RegistrationIsCheckedTooEarly) {
+            tokio::task::yield_now().await;
+        }
+        if self.has(Flaw::RegistersWithoutToken) { Ok(()) } else { self.store(record) }
     }
 
     async fn find(&self, digest: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {

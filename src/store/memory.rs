@@ -1,7 +1,7 @@
 //! A store that forgets everything with the process.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -37,6 +37,8 @@ pub struct MemoryStore {
 struct Tokens {
     by_id: BTreeMap<TokenId, TokenRecord>,
     ids: HashMap<TokenDigest, TokenId>,
+    /// Whoever ever had a token.
+    owners: HashSet<UserId>,
     users: HashMap<UserId, UserState>,
     jwts: HashMap<JwtId, UnixTime>,
 }
@@ -62,6 +64,7 @@ impl Tokens {
         if self.by_id.contains_key(&record.id) || self.ids.contains_key(&record.digest) {
             return Err(StoreErrorKind::Duplicate.into());
         }
+        self.owners.insert(record.owner.clone());
         self.ids.insert(record.digest, record.id);
         self.by_id.insert(record.id, record.clone());
         Ok(())
@@ -109,6 +112,14 @@ impl TokenStore for MemoryStore {
             || tokens.of(Owner::User(&record.owner)).filter(|other| other.counts_as_active(now)).count();
         if limit.is_some_and(|limit| active() >= limit as usize) {
             return Err(StoreErrorKind::LimitReached.into());
+        }
+        tokens.insert(record)
+    }
+
+    async fn register(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        let mut tokens = self.write();
+        if tokens.owners.contains(&record.owner) || tokens.users.contains_key(&record.owner) {
+            return Err(StoreErrorKind::UserExists.into());
         }
         tokens.insert(record)
     }

@@ -139,6 +139,20 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         Err(StoreErrorKind::ReadOnly.into())
     }
 
+    /// Stores the first token of a new user, who is not new any more from then on. New is whose id the store has
+    /// never seen: no token of theirs was ever stored, whatever became of it, and no state was set. So whoever
+    /// takes tokens away for good must keep the ids of their owners.
+    ///
+    /// A store that does not keep those leaves this as it is.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::UserExists`] when the owner is not new; [`StoreErrorKind::Duplicate`] when the id or
+    /// digest is taken.
+    async fn register(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        let _ = record;
+        Err(StoreErrorKind::ReadOnly.into())
+    }
+
     /// In one transaction: `user` is offboarded, their JWTs issued by `at` do not count, and every token
     /// of theirs that is not revoked yet is. Returns the digests of those.
     async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
@@ -224,6 +238,10 @@ impl<T: TokenStore + ?Sized> TokenStore for Arc<T> {
 
     async fn set_user_state(&self, state: &UserState) -> Result<(), StoreError> {
         (**self).set_user_state(state).await
+    }
+
+    async fn register(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        (**self).register(record).await
     }
 
     async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {

@@ -9,7 +9,7 @@ use crate::store::StoreErrorKind;
 pub(super) const APPLICATION_ID: i32 = 0x6b77_7264;
 
 /// One script for each version; a version, once released, never changes.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE tokens (
         n INTEGER PRIMARY KEY,
@@ -112,6 +112,12 @@ const MIGRATIONS: [&str; 5] = [
         head_hash BLOB NOT NULL
     ) STRICT;
     INSERT INTO audit_chain VALUES (1, 0, zeroblob(32), 0, zeroblob(32));
+",
+    "
+    CREATE TABLE owners (
+        user_id TEXT NOT NULL PRIMARY KEY
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO owners SELECT DISTINCT user_id FROM tokens;
 ",
 ];
 

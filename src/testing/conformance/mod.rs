@@ -24,7 +24,7 @@ use std::pin::Pin;
 use crate::{
     id::UserId,
     secret::TokenDigest,
-    store::{AuditStore, StoreErrorKind, TokenStore, UserState, UserStatus},
+    store::{AuditStore, StoreError, StoreErrorKind, TokenStore, UserState, UserStatus},
 };
 
 pub mod auditing;
@@ -37,6 +37,7 @@ pub mod owners;
 pub mod racing;
 pub mod read_only;
 mod records;
+pub mod registering;
 pub mod revoking;
 pub mod rotating;
 pub mod storing;
@@ -44,7 +45,8 @@ pub mod usage;
 
 /// Checks every promise, each on a fresh store from `make`, and goes on after a broken one. Those of
 /// [`denying`] are left out for a store that keeps no users' states, which it says by answering
-/// [`StoreErrorKind::ReadOnly`] when one is set.
+/// [`StoreErrorKind::ReadOnly`] when one is set; those of [`registering`] for one that answers so when a new user
+/// is registered.
 ///
 /// ```
 /// use keyward::{store::MemoryStore, testing::conformance};
@@ -72,8 +74,12 @@ where
         };
         report.add(name, harness::attempt(run).await);
     }
-    if keeps_states(&make().await).await {
-        for (name, promise) in DENYING_PROMISES {
+    let state = UserState::new(records::user("alice"), UserStatus::Suspended);
+    let record = records::token(1, "alice");
+    let keeps_states = is_kept(async { make().await.set_user_state(&state).await }).await;
+    let registers = is_kept(async { make().await.register(&record).await }).await;
+    for (kept, promises) in [(keeps_states, DENYING_PROMISES), (registers, REGISTERING_PROMISES)] {
+        for (name, promise) in promises.iter().filter(|_| kept) {
             let run = async { promise(&make().await).await };
             report.add(name, harness::attempt(run).await);
         }
@@ -81,13 +87,12 @@ where
     report.finish();
 }
 
-async fn keeps_states(store: &dyn TokenStore) -> bool {
-    let Ok(user) = UserId::new("alice") else { return true };
+/// Whether a store does what it may leave out.
+async fn is_kept(answer: impl Future<Output = Result<(), StoreError>>) -> bool {
     let mut read_only = false;
     // One that panics or hangs is reported by the promises.
     let _ = harness::attempt(async {
-        let answer = store.set_user_state(&UserState::new(user, UserStatus::Suspended)).await;
-        read_only = answer.is_err_and(|error| error.kind() == StoreErrorKind::ReadOnly);
+        read_only = answer.await.is_err_and(|error| error.kind() == StoreErrorKind::ReadOnly);
     })
     .await;
     !read_only
@@ -286,6 +291,17 @@ const DENYING_PROMISES: &[(&str, Promise)] = promises! { (store)
         inactive_users_get_no_tokens
         offboarding_and_inserts_do_not_mix
         revoked_jwts_are_listed_until_their_end
+    }
+};
+
+const REGISTERING_PROMISES: &[(&str, Promise)] = promises! { (store)
+    registering {
+        new_users_are_stored_with_their_first_token
+        users_are_registered_once
+        users_with_tokens_are_not_new
+        users_with_a_state_are_not_new
+        taken_tokens_register_nobody
+        of_several_registrations_one_wins
     }
 };
 
