@@ -11,11 +11,12 @@ use crate::{
         request::{check_metadata, check_name},
         rights::{self, Rights},
     },
-    principal::{AdminProof, effective_roles},
+    principal::{AdminProof, EMERGENCY_USER, effective_roles},
     scope::{Grant, RoleSet},
     secret::TokenDigest,
     store::{
         Change, Owner, Page, Rotation, StoreError, StoreErrorKind,
+        directory::Unheard,
         lookup::{Inner, verify_owner},
     },
     time::UnixTime,
@@ -31,26 +32,45 @@ impl TokenManager {
         actor: Actor<'_>,
         new: NewToken,
     ) -> Result<IssuedToken, TokenError> {
-        check_name(&new.name)?;
-        check_metadata(&new.metadata)?;
         let owner = new.owner.as_ref().unwrap_or_else(|| actor.user());
-        self.refuse_keys([&*new.name, owner.as_str()], Some(&new.metadata))?;
+        self.check_texts(owner, &new)?;
         if !actor.scope().includes(owner) {
             return Err(TokenError::BeyondOwnRights);
         }
         let _handing_out = self.issuing.rights.read().await;
         self.require_living(actor).await?;
+        self.require_standing(owner).await?;
+        let limit = new.max_active.or(self.issuing.max_active);
+        let (key, record) = self.draft(actor, &owner.clone(), new)?;
+        self.ask(self.inner().store.insert(&record, limit)).await?;
+        self.inner().invalidate(&record.digest);
+        Ok(IssuedToken { key, record })
+    }
+
+    pub(super) fn check_texts(&self, owner: &UserId, new: &NewToken) -> Result<(), TokenError> {
+        check_name(&new.name)?;
+        check_metadata(&new.metadata)?;
+        self.refuse_keys([&*new.name, owner.as_str()], Some(&new.metadata))
+    }
+
+    /// A key and the record of it, within what the actor may hand out.
+    pub(super) fn draft(
+        &self,
+        actor: Actor<'_>,
+        owner: &UserId,
+        new: NewToken,
+    ) -> Result<(crate::ApiKey, TokenRecord), TokenError> {
         let (key, mut record) = self.fresh(owner)?;
         self.set_rights(actor, &new, &mut record)?;
+        if owner.as_str() == EMERGENCY_USER {
+            return Err(TokenError::Invalid("`keyward:emergency` is the user of the emergency key alone"));
+        }
         self.set_lifetime(actor, &new, &mut record)?;
         record.name = new.name;
         record.metadata = new.metadata;
         record.created_ip = new.created_ip.or_else(|| actor.client_ip());
         record.created_by = actor.presented().and_then(crate::Principal::token_id);
-        let limit = new.max_active.or(self.issuing.max_active);
-        self.ask(self.inner().store.insert(&record, limit)).await?;
-        self.inner().invalidate(&record.digest);
-        Ok(IssuedToken { key, record })
+        Ok((key, record))
     }
 
     /// Refuses a key in a place where it would be stored and shown in clear.
@@ -87,6 +107,18 @@ impl TokenManager {
             Ok(())
         } else {
             Err(TokenError::Conflict)
+        }
+    }
+
+    /// Refuses new tokens to a user whom the application's own source does not let in.
+    pub(super) async fn require_standing(&self, owner: &UserId) -> Result<(), TokenError> {
+        match self.inner().standing(owner).await {
+            Ok(standing) if standing.active => Ok(()),
+            Ok(_) => Err(TokenError::OwnerInactive),
+            Err(Unheard) => Err(TokenError::Store(StoreError::new(
+                StoreErrorKind::Unavailable,
+                "the user directory does not answer",
+            ))),
         }
     }
 
@@ -306,6 +338,7 @@ impl TokenManager {
         self.require_living(actor).await?;
         let old = self.reach(actor, id).await?;
         self.require_rights(actor, &old)?;
+        self.require_standing(&old.owner).await?;
         if self.status(&old) != TokenStatus::Active {
             return Err(TokenError::Conflict);
         }

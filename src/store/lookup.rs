@@ -22,6 +22,7 @@ use crate::{
         Owner, StoreError, StoreErrorKind, TokenStore, Usage,
         cache::{Cached, Dead, Entered, Found, TokenCache},
         denied::Denied,
+        directory::{Directory, Standing, Unheard},
     },
     time::{Clock, UnixTime},
     token::{
@@ -60,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters<TokenId, TokenMeter>,
     /// The rate limit that all keys of a user share.
     pub(crate) owner_rate: Option<(RateLimit, Meters<UserId, RateMeter>)>,
+    /// The application's own source of users.
+    pub(crate) directory: Option<Directory>,
     pub(crate) usage: UsageQueue,
     pub(crate) store_down: AtomicBool,
 }
@@ -175,10 +178,15 @@ impl Inner {
         let asked_at = self.clock.now();
         match self.watch(self.store.find(digest).await) {
             Err(_) => Found::Failed,
-            Ok(Some(record)) if record.digest == *digest => match self.know_denials().await {
-                Ok(()) => self.judge(&record, asked_at),
-                Err(_) => Found::Failed,
-            },
+            Ok(Some(record)) if record.digest == *digest => {
+                if self.know_denials().await.is_err() {
+                    return Found::Failed;
+                }
+                match self.standing(&record.owner).await {
+                    Ok(standing) => self.judge(&record, standing, asked_at),
+                    Err(Unheard) => Found::Failed,
+                }
+            }
             Ok(Some(record)) => {
                 let event = Event::alert(Alert::ForeignRecord).owned_by(&record.owner).token(record.id);
                 self.audit.emit(event.because("the store returned a record of another digest"));
@@ -189,7 +197,7 @@ impl Inner {
     }
 
     /// The verdict over a record, good for the staleness bound or until the record's state changes.
-    fn judge(&self, record: &TokenRecord, now: UnixTime) -> Found {
+    fn judge(&self, record: &TokenRecord, standing: Standing, now: UnixTime) -> Found {
         let policy = self.lifetimes.policy(record.class);
         let decision = decide(record, policy, now, RequestClass::Safe);
         let access = match decision.access() {
@@ -200,7 +208,7 @@ impl Inner {
                 return Found::Dead(Arc::new(Dead { fresh_until, ..dead }));
             }
         };
-        if !self.denied.read().is_active(&record.owner) {
+        if !standing.active || !self.denied.read().is_active(&record.owner) {
             let reason = Refusal::UserInactive;
             return Found::Dead(Arc::new(self.dead(record.digest, reason, Some(record), now)));
         }
@@ -216,7 +224,7 @@ impl Inner {
             read_only: access == Access::ReadOnly,
             revision: record.revision as u32,
             fresh_from: now,
-            fresh_until: now.saturating_add(self.staleness).min(decision.until()),
+            fresh_until: now.saturating_add(self.staleness).min(decision.until()).min(standing.until),
             expires_at: record.expires_at.unwrap_or(UnixTime::MAX),
             hard_end: hard_end(record, policy),
             rolling: record.rolling.then_some(record.class),
@@ -242,6 +250,17 @@ impl Inner {
             false => self.meters.of(&record.id, now),
         };
         Some(Limiter::new(record.limits, meter, owner, record.quota_use, now))
+    }
+
+    /// What the application's own source says of `user`.
+    pub(crate) async fn standing(&self, user: &UserId) -> Result<Standing, Unheard> {
+        match &self.directory {
+            None => Ok(Standing::ALWAYS),
+            Some(directory) => match directory.known(user, self.clock.now()) {
+                Some(standing) => Ok(standing),
+                None => directory.ask(user, &*self.clock, &self.audit).await,
+            },
+        }
     }
 
     fn dead(

@@ -17,6 +17,7 @@ pub(crate) mod cache;
 mod change;
 mod denial;
 pub(crate) mod denied;
+pub(crate) mod directory;
 mod failure;
 pub(crate) mod lookup;
 mod memory;
@@ -30,6 +31,7 @@ pub use audit::{
 };
 pub use change::{Change, Rotation, Usage};
 pub use denial::{Denials, JwtId, JwtRevocation, UserState, UserStatus};
+pub use directory::UserDirectory;
 pub use failure::{StoreError, StoreErrorKind};
 pub use lookup::TokenLookup;
 pub use memory::MemoryStore;
