@@ -16,6 +16,7 @@ use crate::{
 
 mod builder;
 mod operations;
+mod register;
 mod report;
 mod request;
 mod rights;
@@ -369,6 +370,7 @@ impl TokenManager {
         self.inner().watch(answer.await).map_err(|error| match error.kind() {
             StoreErrorKind::Conflict => TokenError::Conflict,
             StoreErrorKind::LimitReached => TokenError::LimitReached,
+            StoreErrorKind::UserExists => TokenError::UserExists,
             StoreErrorKind::OwnerInactive => TokenError::OwnerInactive,
             _ => TokenError::Store(error),
         })
@@ -376,7 +378,7 @@ impl TokenManager {
 
     /// The report of an operation that begins now. It is sent even if the operation is given up.
     fn report<'a>(&'a self, actor: Actor<'a>, attempted: EventKind, token: Option<TokenId>) -> Report<'a> {
-        Report { manager: self, actor, attempted, token, done: false }
+        Report { manager: self, actor, attempted, token, client_ip: actor.client_ip(), done: false }
     }
 
     fn report_read(&self, actor: Actor<'_>, kind: EventKind, owner: Option<&UserId>, token: Option<TokenId>) {
