@@ -202,169 +202,129 @@ impl From<AuthErrorKind> for AuthError {
     }
 }
 
-/// The exact reason of a refusal. It appears in audit events, never in a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// No credential at all.
-    NoCredential,
-    /// Two headers, a repeated header, or two kinds at once.
-    SeveralCredentials,
-    /// A credential header that is not one token of printable ASCII.
-    Unreadable,
-    /// A text that no authenticator takes for its own.
-    UnknownKind,
-    /// A good credential of another kind than is needed here, such as an API key where a JWT's claims are.
-    WrongKind,
-    /// The right prefix with a wrong length, version or checksum.
-    BadChecksum,
-    /// Well-formed, but never issued or no longer stored.
-    Unknown,
-    /// A JWT that is not written as the standards and this crate demand.
-    Malformed,
-    /// A JWT whose algorithm is not that of a key, or is none at all.
-    Algorithm,
-    /// A JWT whose key is not known.
-    UnknownKey,
-    /// A JWT whose signature does not match.
-    BadSignature,
-    /// A JWT of another type, such as an ID token where an access token is needed.
-    TokenType,
-    /// A JWT of another issuer, or of none.
-    Issuer,
-    /// A JWT for somebody else, or for nobody.
-    Audience,
-    /// A JWT whose subject is missing or cannot be a user.
-    Subject,
-    /// A JWT that lacks another claim, or in which one has a wrong value.
-    Claim,
-    /// A JWT from the future, by `nbf` or `iat`.
-    NotYetValid,
-    /// A JWT that is good for longer than allowed.
-    LivesTooLong,
-    /// A JWT that is bound to a proof of possession, which is missing or wrong.
-    Unconfirmed,
-    /// The user that a JWT stands for could not be found out in time.
-    UserLookup,
-    /// Its user is suspended or gone.
-    UserInactive,
-    /// The token that it ends with does not work any more, or not at the moment.
-    ParentEnded,
-    /// Revoked by its owner or an administrator.
-    Revoked,
-    /// A trap: it never works, and nobody has a reason to present it.
-    Honeytoken,
-    /// Switched off until it is enabled again.
-    Disabled,
-    /// Past its expiry, or replaced and past the overlap.
-    Expired,
-    /// Not used for longer than the idle timeout.
-    Idle,
-    /// Past the hard maximum age.
-    TooOld,
-    /// In its grace period, which allows safe methods only.
-    ReadOnly,
-    /// Presented from an address outside the key's list, or from an unknown one.
-    ClientIp,
-    /// A scope is missing.
-    MissingScope,
-    /// A role is missing.
-    MissingRole,
-    /// A policy of the application said no.
-    Policy,
-    /// A cookie on an unsafe request from another site.
-    CrossSite,
-    /// Not over HTTPS.
-    Insecure,
-    /// It would have handed out more rights than its maker has.
-    BeyondOwnRights,
-    /// Somebody else's resource, or none.
-    NotOwner,
-    /// A value that cannot be right.
-    InvalidValue,
-    /// The token is dead, replaced, or was changed at the same time.
-    Conflict,
-    /// The user has as many active tokens as allowed.
-    LimitReached,
-    /// A replaced token that is still used was to be ended.
-    StillUsed,
-    /// The token's rate limit, or that of its owner, is used up for the moment.
-    RateLimited,
-    /// The token's quota is used up for this day or month.
-    QuotaExhausted,
-    /// Too many credentials from the client's address were wrong.
-    TooManyFailures,
-    /// As many credentials from the client's address were being looked up as may be wrong, and none was done in time.
-    TooManyAtOnce,
-    /// The store did not answer, or not in time.
-    StoreUnavailable,
-    /// The keys of a JWT's issuer could not be fetched.
-    KeysUnavailable,
+/// Each reason stands once, with its name.
+macro_rules! refusals {
+    ($($(#[$doc:meta])+ $reason:ident = $name:literal,)+) => {
+        /// The exact reason of a refusal. It appears in audit events, never in a response.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Refusal {
+            $($(#[$doc])+ $reason,)+
+        }
+
+        impl Refusal {
+            /// The stable name that logs and alerts use, such as `bad_checksum`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $name,)+
+                }
+            }
+        }
+    };
 }
 
-impl Refusal {
-    /// The stable name that logs and alerts use, such as `bad_checksum`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoCredential => "no_credential",
-            Self::SeveralCredentials => "several_credentials",
-            Self::Unreadable => "unreadable",
-            Self::UnknownKind => "unknown_kind",
-            Self::WrongKind => "wrong_kind",
-            Self::BadChecksum => "bad_checksum",
-            Self::Unknown => "unknown",
-            #[rustfmt::skip]
-            Self::Malformed | Self::Algorithm | Self::UnknownKey | Self::BadSignature | Self::TokenType | Self::Issuer
-            | Self::Audience | Self::Subject | Self::Claim | Self::NotYetValid | Self::LivesTooLong
-            | Self::Unconfirmed | Self::UserLookup => self.of_jwt(),
-            Self::UserInactive => "user_inactive",
-            Self::ParentEnded => "parent_ended",
-            Self::Revoked => "revoked",
-            Self::Honeytoken => "honeytoken",
-            Self::Disabled => "disabled",
-            Self::Expired => "expired",
-            Self::Idle => "idle",
-            Self::TooOld => "too_old",
-            Self::ReadOnly => "read_only",
-            Self::ClientIp => "client_ip",
-            Self::MissingScope => "missing_scope",
-            Self::MissingRole => "missing_role",
-            Self::Policy => "policy",
-            Self::CrossSite => "cross_site",
-            Self::Insecure => "insecure",
-            Self::BeyondOwnRights => "beyond_own_rights",
-            Self::NotOwner => "not_owner",
-            Self::InvalidValue => "invalid_value",
-            Self::Conflict => "conflict",
-            Self::LimitReached => "limit_reached",
-            Self::StillUsed => "still_used",
-            Self::RateLimited => "rate_limited",
-            Self::QuotaExhausted => "quota_exhausted",
-            Self::TooManyFailures => "too_many_failures",
-            Self::TooManyAtOnce => "too_many_at_once",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::KeysUnavailable => "keys_unavailable",
-        }
-    }
-
-    const fn of_jwt(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Algorithm => "algorithm",
-            Self::UnknownKey => "unknown_key",
-            Self::BadSignature => "bad_signature",
-            Self::TokenType => "token_type",
-            Self::Issuer => "issuer",
-            Self::Audience => "audience",
-            Self::Subject => "subject",
-            Self::Claim => "claim",
-            Self::NotYetValid => "not_yet_valid",
-            Self::LivesTooLong => "lives_too_long",
-            Self::Unconfirmed => "unconfirmed",
-            _ => "user_lookup",
-        }
-    }
+refusals! {
+    /// No credential at all.
+    NoCredential = "no_credential",
+    /// Two headers, a repeated header, or two kinds at once.
+    SeveralCredentials = "several_credentials",
+    /// A credential header that is not one token of printable ASCII.
+    Unreadable = "unreadable",
+    /// A text that no authenticator takes for its own.
+    UnknownKind = "unknown_kind",
+    /// A good credential of another kind than is needed here, such as an API key where a JWT's claims are.
+    WrongKind = "wrong_kind",
+    /// The right prefix with a wrong length, version or checksum.
+    BadChecksum = "bad_checksum",
+    /// Well-formed, but never issued or no longer stored.
+    Unknown = "unknown",
+    /// A JWT that is not written as the standards and this crate demand.
+    Malformed = "malformed",
+    /// A JWT whose algorithm is not that of a key, or is none at all.
+    Algorithm = "algorithm",
+    /// A JWT whose key is not known.
+    UnknownKey = "unknown_key",
+    /// A JWT whose signature does not match.
+    BadSignature = "bad_signature",
+    /// A JWT of another type, such as an ID token where an access token is needed.
+    TokenType = "token_type",
+    /// A JWT of another issuer, or of none.
+    Issuer = "issuer",
+    /// A JWT for somebody else, or for nobody.
+    Audience = "audience",
+    /// A JWT whose subject is missing or cannot be a user.
+    Subject = "subject",
+    /// A JWT that lacks another claim, or in which one has a wrong value.
+    Claim = "claim",
+    /// A JWT from the future, by `nbf` or `iat`, or an emergency key before its time.
+    NotYetValid = "not_yet_valid",
+    /// A JWT that is good for longer than allowed.
+    LivesTooLong = "lives_too_long",
+    /// A JWT that is bound to a proof of possession, which is missing or wrong.
+    Unconfirmed = "unconfirmed",
+    /// The user that a JWT stands for could not be found out in time.
+    UserLookup = "user_lookup",
+    /// Its user is suspended or gone.
+    UserInactive = "user_inactive",
+    /// The token that it ends with does not work any more, or not at the moment.
+    ParentEnded = "parent_ended",
+    /// Revoked by its owner or an administrator.
+    Revoked = "revoked",
+    /// A trap: it never works, and nobody has a reason to present it.
+    Honeytoken = "honeytoken",
+    /// Switched off until it is enabled again.
+    Disabled = "disabled",
+    /// Past its expiry, or replaced and past the overlap.
+    Expired = "expired",
+    /// Not used for longer than the idle timeout.
+    Idle = "idle",
+    /// Past the hard maximum age.
+    TooOld = "too_old",
+    /// In its grace period, which allows safe methods only.
+    ReadOnly = "read_only",
+    /// Presented from an address outside the key's list, or from an unknown one.
+    ClientIp = "client_ip",
+    /// A scope is missing.
+    MissingScope = "missing_scope",
+    /// A role is missing.
+    MissingRole = "missing_role",
+    /// A policy of the application said no.
+    Policy = "policy",
+    /// The emergency key without a readable `X-Emergency-Reason`.
+    MissingReason = "missing_reason",
+    /// A cookie on an unsafe request from another site.
+    CrossSite = "cross_site",
+    /// Not over HTTPS.
+    Insecure = "insecure",
+    /// It would have handed out more rights than its maker has.
+    BeyondOwnRights = "beyond_own_rights",
+    /// Somebody else's resource, or none.
+    NotOwner = "not_owner",
+    /// A value that cannot be right.
+    InvalidValue = "invalid_value",
+    /// The token is dead, replaced, or was changed at the same time.
+    Conflict = "conflict",
+    /// The user has as many active tokens as allowed.
+    LimitReached = "limit_reached",
+    /// Who wanted to register is not new.
+    UserExists = "user_exists",
+    /// A replaced token that is still used was to be ended.
+    StillUsed = "still_used",
+    /// The token's rate limit, that of its owner, or that of new users is used up for the moment.
+    RateLimited = "rate_limited",
+    /// The token's quota is used up for this day or month.
+    QuotaExhausted = "quota_exhausted",
+    /// Too many credentials from the client's address were wrong.
+    TooManyFailures = "too_many_failures",
+    /// As many credentials from the client's address were being looked up as may be wrong, and none was done in time.
+    TooManyAtOnce = "too_many_at_once",
+    /// The store did not answer, or not in time.
+    StoreUnavailable = "store_unavailable",
+    /// The keys of a JWT's issuer could not be fetched.
+    KeysUnavailable = "keys_unavailable",
+    /// The application's own source of users did not answer, and what it said before is too old.
+    DirectoryUnavailable = "directory_unavailable",
 }
 
 /// A setting that cannot be right. The text says what to change; it never repeats a secret.

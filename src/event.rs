@@ -115,6 +115,8 @@ pub enum EventKind {
     TokenExpiring(u32),
     /// So many tokens that had ended long ago were removed from the store.
     TokensRemoved(u64),
+    /// A new user came in by themselves and got their first token.
+    UserRegistered,
     /// All credentials of a user are refused until they are restored.
     UserSuspended,
     /// A user's credentials work again.
@@ -181,6 +183,14 @@ pub enum Alert {
     KeyRefused,
     /// The stored audit log is not what was written; the reason says which entry.
     AuditTampered,
+    /// The application's own source of users stopped answering; said once until it answers again.
+    DirectoryUnavailable,
+    /// The application's own source of users answers again.
+    DirectoryRecovered,
+    /// The emergency key was used; the event's reason is the one that was given.
+    EmergencyUse,
+    /// The emergency key was presented and refused; the event's reason says why.
+    EmergencyRefused,
 }
 
 /// How it ended.
@@ -225,6 +235,7 @@ impl EventKind {
             Self::TokensRevoked(_) => "tokens.revoked",
             Self::TokenExpiring(_) => "token.expiring",
             Self::TokensRemoved(_) => "tokens.removed",
+            Self::UserRegistered => "user.registered",
             Self::UserSuspended => "user.suspended",
             Self::UserRestored => "user.restored",
             Self::UserOffboarded(_) => "user.offboarded",
@@ -301,6 +312,10 @@ impl Alert {
             Self::KeysRecovered => "keys_recovered",
             Self::KeyRefused => "key_refused",
             Self::AuditTampered => "audit_tampered",
+            Self::DirectoryUnavailable => "directory_unavailable",
+            Self::DirectoryRecovered => "directory_recovered",
+            Self::EmergencyUse => "emergency_use",
+            Self::EmergencyRefused => "emergency_refused",
         }
     }
 
@@ -308,13 +323,19 @@ impl Alert {
     #[must_use]
     pub const fn outcome(self) -> Outcome {
         match self {
-            Self::StoreRecovered | Self::KeysRecovered => Outcome::Success,
+            Self::StoreRecovered | Self::KeysRecovered | Self::DirectoryRecovered | Self::EmergencyUse => {
+                Outcome::Success
+            }
             Self::ForeignAccess
             | Self::ForeignRecord
             | Self::RevokedTokenUsed
             | Self::BruteForce
-            | Self::KeyRefused => Outcome::Refused,
-            Self::StoreUnavailable | Self::KeysUnavailable | Self::AuditTampered => Outcome::Failed,
+            | Self::KeyRefused
+            | Self::EmergencyRefused => Outcome::Refused,
+            Self::StoreUnavailable
+            | Self::KeysUnavailable
+            | Self::DirectoryUnavailable
+            | Self::AuditTampered => Outcome::Failed,
         }
     }
 }

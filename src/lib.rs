@@ -70,7 +70,8 @@
 //! A revoked key is refused from the moment that [`TokenManager::revoke`] returns in this process, and
 //! within the cache's bound (5 seconds, [`with_staleness`](manage::TokenManagerBuilder::with_staleness))
 //! in others. While the store is down, cached keys work within that bound, then answers are 503; JWTs and
-//! static tokens beside them are judged by what was last known of their users. Nobody is let in by an error.
+//! static tokens beside them are judged by what was last known of their users. Nobody is let in by an error; only
+//! the key that was configured for this, [`auth::EmergencyAuth`], works on.
 //!
 //! # What this does not do
 //!

@@ -138,6 +138,11 @@ enum Flaw {
     UseMixesQuotas,
     WaitsForEver,
     ForgetsUsers,
+    RegistersWithoutToken,
+    RegistersAgain,
+    RegistersWhoHasNoLivingToken,
+    RegistersHalf,
+    RegistrationIsCheckedTooEarly,
     Fails,
     PutsExpiriesOff,
     LeavesChildrenBehind,
@@ -184,8 +189,17 @@ const FLAWS: &[(Flaw, &[&str])] = &[
             "denying::statuses_are_kept",
             "denying::inactive_users_get_no_tokens",
             "room::nothing_gives_way_to_what_is_refused",
+            "registering::users_with_a_state_are_not_new",
         ],
     ),
+    (Flaw::RegistersWithoutToken, &["registering::new_users_are_stored_with_their_first_token"]),
+    (
+        Flaw::RegistersAgain,
+        &["registering::users_are_registered_once", "registering::users_with_tokens_are_not_new"],
+    ),
+    (Flaw::RegistersWhoHasNoLivingToken, &["registering::users_with_tokens_are_not_new"]),
+    (Flaw::RegistersHalf, &["registering::taken_tokens_register_nobody"]),
+    (Flaw::RegistrationIsCheckedTooEarly, &["registering::of_several_registrations_one_wins"]),
     (Flaw::CutsNames, &["storing::texts_come_back_unchanged"]),
     (Flaw::EndsTextsAtNul, &["storing::nul_characters_come_back"]),
     (Flaw::TakesNothingForAll, &["storing::grants_keep_their_kind"]),
@@ -201,7 +215,11 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::GetsForeignTokens, &["owners::foreign_records_are_not_read"]),
     (
         Flaw::FoldsCase,
-        &["owners::user_ids_are_compared_byte_for_byte", "revoking::revoke_all_spares_other_users"],
+        &[
+            "owners::user_ids_are_compared_byte_for_byte",
+            "revoking::revoke_all_spares_other_users",
+            "registering::users_are_registered_once",
+        ],
     ),
     (Flaw::ListsOldestFirst, &["listing::newest_come_first"]),
     (Flaw::RepeatsTheCursor, &["listing::pages_join_without_gaps_or_repeats"]),
@@ -351,6 +369,7 @@ impl TokenStore for PlainStore {
 struct FlawedStore {
     records: Mutex<BTreeMap<TokenId, TokenRecord>>,
     warn_from: Mutex<BTreeMap<TokenId, UnixTime>>,
+    owners: Mutex<Vec<UserId>>,
     flaw: Option<Flaw>,
 }
 
@@ -428,7 +447,25 @@ impl FlawedStore {
         Ok(ended)
     }
 
+    fn knows(&self, user: &UserId) -> Result<bool, StoreError> {
+        let records = self.lock()?;
+        let mut living = records.values().filter(|record| record.revoked_at.is_none());
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(match self.flaw {
+            Some(Flaw::RegistersAgain) => false,
+            Some(Flaw::RegistersWhoHasNoLivingToken) => living.any(|record| record.owner == *user),
+            _ => owners.iter().any(|owner| self.includes(Owner::User(owner), user)),
+        })
+    }
+
+    fn note_owner(&self, user: &UserId) {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).push(user.clone());
+    }
+
     fn store(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        if self.has(Flaw::RegistersHalf) {
+            self.note_owner(&record.owner);
+        }
         let mut records = self.lock()?;
         let parent = record.parent.and_then(|parent| records.get(&parent));
         let fits = parent.is_none_or(|parent| parent.may_be_parent_of(record));
@@ -450,6 +487,7 @@ impl FlawedStore {
         if self.has(Flaw::TakesNothingForAll) && record.scopes == Grant::Only(ScopeSet::empty()) {
             record.scopes = Grant::All;
         }
+        self.note_owner(&record.owner);
         records.insert(record.id, record);
         Ok(())
     }
@@ -474,6 +512,16 @@ impl TokenStore for FlawedStore {
             tokio::task::yield_now().await;
         }
         self.store(record)
+    }
+
+    async fn register(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        if self.knows(&record.owner)? {
+            return Err(StoreErrorKind::UserExists.into());
+        }
+        if self.has(Flaw::RegistrationIsCheckedTooEarly) {
+            tokio::task::yield_now().await;
+        }
+        if self.has(Flaw::RegistersWithoutToken) { Ok(()) } else { self.store(record) }
     }
 
     async fn find(&self, digest: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {

@@ -8,23 +8,24 @@ mod routes;
 mod settings;
 mod tokens;
 
-use std::{error::Error, io::Write, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, error::Error, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use keyward::{
     AdminProof, AuthLayer, TokenManager, UserId,
+    api::{Admission, Bootstrap},
     audit::AuditLog,
     auth::{AnyOf, ApiKeyAuth, Authenticator, StaticAuth},
     event::TracingSink,
     jwt::JwtAuth,
     manage::{ListQuery, NewToken, TokenError},
     scope::RoleSet,
-    store::{AuditStore, MemoryStore, SqliteStore, TokenStore},
+    store::{AuditStore, MemoryStore, SqliteOptions, SqliteStore, TokenStore},
     token::TokenClass,
 };
 use tokio::{net::TcpListener, signal, sync::watch};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use settings::{Database, Settings};
+use settings::{BootstrapMode, Database, KeySource, Settings};
 
 /// The user whose key the first start prints.
 const BOOTSTRAP_ADMIN: &str = "keyward:admin";
@@ -43,6 +44,7 @@ async fn main() {
 
 async fn serve() -> Result<(), Box<dyn Error>> {
     let settings = Settings::from_env()?;
+    warn_of_open_doors(&settings);
     let (tokens, log) = open_tokens(&settings).await?;
     let (served, stop_writing) = watch::channel(false);
     let writing = tokio::spawn(log.clone().run(stopped(stop_writing)));
@@ -59,11 +61,19 @@ async fn serve_tokens(
     log: AuditLog,
 ) -> Result<(), Box<dyn Error>> {
     let jwt = tokens::authenticator(&settings.jwt, &roles(settings), &tokens.audit())?;
-    let app = routes::app(settings, &tokens, log, jwt.clone(), auth_layer(settings, &tokens, jwt.clone()))?;
+    let bootstrap = bootstrap(settings);
+    let auth = auth_layer(settings, &tokens, jwt.clone()).with_mode(bootstrap.mode_at(routes::KEYS));
+    let app = routes::app(settings, &tokens, log, &bootstrap, jwt.clone(), auth)?;
     let listener = TcpListener::bind(&settings.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
     // Only once nothing refuses to start any more: it is shown once.
-    print_first_admin_key(&tokens).await?;
+    match print_first_admin_key(&tokens).await {
+        // With an emergency key the service starts all the same; it goes on as soon as the store is in order.
+        Err(error) if settings.emergency.is_some() => {
+            tracing::error!(%error, "started without its store: only the emergency key opens anything");
+        }
+        done => done?,
+    }
     let (stopping, stop) = watch::channel(false);
     tokio::spawn(async move {
         wait_for_signal().await;
@@ -91,6 +101,9 @@ async fn serve_tokens(
 async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Box<dyn Error>> {
     let (store, entries) = match &settings.database {
         Database::Memory => for_both(MemoryStore::new()),
+        Database::Sqlite(path) if settings.emergency.is_some() => {
+            for_both(SqliteOptions::new(path).open_late()?)
+        }
         Database::Sqlite(path) => for_both(SqliteStore::open(path).await?),
     };
     let (audit, log) = AuditLog::new(entries);
@@ -115,6 +128,47 @@ fn roles(settings: &Settings) -> impl Fn(&UserId) -> RoleSet + Clone + Send + Sy
     }
 }
 
+/// How somebody without any credential comes to a first key, and which names are not to be had.
+fn bootstrap(settings: &Settings) -> Bootstrap {
+    let labels: HashSet<UserId> =
+        settings.static_tokens.iter().flat_map(|list| list.users().cloned()).collect();
+    let other_issuer = match &settings.jwt.keys {
+        Some(KeySource::Oidc { issuer, .. }) => Some(format!("{issuer}#")),
+        _ => None,
+    };
+    let admission = Admission::new().with_taken(move |user| {
+        let is_foreign = other_issuer.as_ref().is_some_and(|issuer| user.as_str().starts_with(&**issuer));
+        is_foreign || labels.contains(user)
+    });
+    let admission = match settings.trusted_proxies.clone() {
+        Some(proxies) => admission.with_client_ip(proxies),
+        None => admission,
+    };
+    match settings.bootstrap {
+        BootstrapMode::Admin => Bootstrap::AdminOnly,
+        BootstrapMode::Register => Bootstrap::Register(admission),
+        BootstrapMode::Public => Bootstrap::Public(admission),
+    }
+}
+
+/// What is meant to be used with open eyes.
+fn warn_of_open_doors(settings: &Settings) {
+    if settings.emergency.is_some() {
+        tracing::warn!("an emergency key is set: it opens everything, and each use raises an alert");
+    }
+    match settings.bootstrap {
+        BootstrapMode::Admin => {}
+        BootstrapMode::Public => tracing::warn!("KEYWARD_BOOTSTRAP=public: anybody can have a key"),
+        BootstrapMode::Register if settings.jwt.secret.is_some() || settings.jwt.keys.is_some() => {
+            tracing::warn!(
+                "KEYWARD_BOOTSTRAP=register beside JSON Web Tokens: a name that is known from tokens only can be \
+                 registered by anybody, who then is that user"
+            );
+        }
+        BootstrapMode::Register => tracing::warn!("KEYWARD_BOOTSTRAP=register: anybody can become a user"),
+    }
+}
+
 fn auth_layer(settings: &Settings, tokens: &TokenManager, jwt: Option<JwtAuth>) -> AuthLayer {
     let mut authenticators: Vec<Box<dyn Authenticator>> = vec![ApiKeyAuth::new(tokens).into()];
     authenticators.extend(jwt.map(Into::into));
@@ -122,6 +176,8 @@ fn auth_layer(settings: &Settings, tokens: &TokenManager, jwt: Option<JwtAuth>) 
         authenticators
             .push(StaticAuth::new(list).with_roles(roles(settings)).with_audit(tokens.audit()).into());
     }
+    // The last one, since it hashes whatever the others leave.
+    authenticators.extend(settings.emergency.clone().map(|key| key.with_audit(tokens.audit()).into()));
     let layer = AuthLayer::new(AnyOf::new(authenticators)).with_failure_limit(settings.failure_limit.clone());
     match settings.trusted_proxies.clone() {
         Some(proxies) => layer.with_client_ip(proxies),

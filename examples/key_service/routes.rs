@@ -11,7 +11,7 @@ use axum::{
 };
 use keyward::{
     AuthLayer, ConfigError, OwnerLayer, Principal, RequireLayer, TokenManager,
-    api::{self, ApiError, OwnTokens},
+    api::{self, ApiError, Bootstrap, OwnTokens},
     audit::AuditLog,
     jwt::JwtAuth,
 };
@@ -25,6 +25,9 @@ use crate::{
     tokens::dev_login,
 };
 
+/// Where the routes for one's own keys are.
+pub(crate) const KEYS: &str = "/api/keys";
+
 /// How long a request may take, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,15 +35,25 @@ pub(crate) fn app(
     settings: &Settings,
     tokens: &TokenManager,
     log: AuditLog,
+    bootstrap: &Bootstrap,
     jwt: Option<JwtAuth>,
     auth: AuthLayer,
 ) -> Result<Router, ConfigError> {
-    let keys = OwnTokens::new(tokens.clone()).debug_ownership(settings.debug_ownership).into_router();
+    let keys = OwnTokens::new(tokens.clone())
+        .debug_ownership(settings.debug_ownership)
+        .with_bootstrap(bootstrap.clone())
+        .into_router();
+    let status = Status {
+        tokens: tokens.clone(),
+        jwt,
+        bootstrap: bootstrap.as_str(),
+        emergency_key: settings.emergency.is_some(),
+    };
     let jobs = Jobs::default();
     // Everything below these prefixes is behind the layer, whether a route is there or not.
     let protected = Router::new()
         .nest("/api", Router::new().nest("/keys", keys).fallback(not_found))
-        .nest("/admin", admin_routes(tokens.clone(), log).fallback(not_found))
+        .nest("/admin", admin_routes(tokens, log, status.clone()).fallback(not_found))
         .nest("/jobs", job_routes(jobs.clone()).fallback(not_found))
         .nest("/users", user_routes(jobs)?.fallback(not_found))
         .route("/whoami", get(whoami))
@@ -52,7 +65,8 @@ pub(crate) fn app(
         .layer(auth);
     let open = Router::new()
         .route("/health", get(async || Json(serde_json::json!({ "status": "ok" }))))
-        .route("/ready", get(ready).with_state((tokens.clone(), jwt)))
+        .route("/ready", get(ready).with_state(status))
+        .nest("/auth", api::registration(tokens.clone(), bootstrap))
         .merge(dev_login(&settings.jwt)?)
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found);
@@ -62,11 +76,18 @@ pub(crate) fn app(
     Ok(open.merge(protected).layer(limits))
 }
 
-fn admin_routes(tokens: TokenManager, log: AuditLog) -> Router {
+fn admin_routes(tokens: &TokenManager, log: AuditLog, status: Status) -> Router {
+    let health = Router::new()
+        .route("/health", get(health))
+        .route_layer(RequireLayer::scope("admin:read"))
+        .route_layer(RequireLayer::role("admin"))
+        .with_state(status);
     Router::new()
         .nest("/tokens", api::admin_tokens(tokens.clone()))
+        .nest("/users", api::admin_users(tokens.clone()))
         .nest("/audit", api::audit_log(log))
-        .route("/cleanup", api::admin_cleanup(tokens))
+        .route("/cleanup", api::admin_cleanup(tokens.clone()))
+        .merge(health)
 }
 
 fn job_routes(jobs: Jobs) -> Router {
@@ -99,15 +120,45 @@ async fn whoami(me: Principal) -> Response {
     Json(answer).into_response()
 }
 
-/// The store, and the keys of those whose tokens are accepted.
-async fn ready(State((tokens, jwt)): State<(TokenManager, Option<JwtAuth>)>) -> Response {
-    if let Some(Err(error)) = jwt.map(|jwt| jwt.ready()) {
-        return ApiError::from(error).into_response();
+/// What there is to say of how the service is.
+#[derive(Clone)]
+struct Status {
+    tokens: TokenManager,
+    jwt: Option<JwtAuth>,
+    bootstrap: &'static str,
+    emergency_key: bool,
+}
+
+impl Status {
+    /// Whether the keys of those whose tokens are accepted are there.
+    fn keys(&self) -> Result<(), ApiError> {
+        self.jwt.as_ref().map_or(Ok(()), |jwt| jwt.ready().map_err(Into::into))
     }
-    match tokens.health().await {
-        Ok(()) => Json(serde_json::json!({ "status": "ready" })).into_response(),
-        Err(error) => ApiError::from(error).into_response(),
+
+    async fn store(&self) -> Result<(), ApiError> {
+        Ok(self.tokens.health().await?)
     }
+}
+
+async fn ready(State(status): State<Status>) -> Result<Response, ApiError> {
+    status.keys()?;
+    status.store().await?;
+    Ok(Json(serde_json::json!({ "status": "ready" })).into_response())
+}
+
+/// For an administrator: which part it is, and what is set that should not be for long. An answer is always 200;
+/// probes ask `/ready`.
+async fn health(State(status): State<Status>) -> Response {
+    let word = |part: Result<(), ApiError>| if part.is_ok() { "ok" } else { "unavailable" };
+    let (store, keys) = (word(status.store().await), status.jwt.as_ref().map(|_| word(status.keys())));
+    let answer = serde_json::json!({
+        "status": if store == "ok" && keys != Some("unavailable") { "ok" } else { "degraded" },
+        "store": store,
+        "jwt_keys": keys,
+        "bootstrap": status.bootstrap,
+        "emergency_key": status.emergency_key,
+    });
+    Json(answer).into_response()
 }
 
 async fn not_found() -> ApiError {

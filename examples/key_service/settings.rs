@@ -4,9 +4,11 @@ use std::{collections::HashSet, fmt, num::NonZeroU32, ops::RangeInclusive, path:
 
 use keyward::{
     ConfigError, UserId,
+    auth::EmergencyAuth,
     limit::FailureLimit,
-    net::{ForwardedHeader, TrustedProxies},
+    net::{ForwardedHeader, IpList, TrustedProxies},
     store::StaticList,
+    time::UnixTime,
 };
 
 #[derive(Clone, Debug)]
@@ -18,7 +20,18 @@ pub(crate) struct Settings {
     pub(crate) trusted_proxies: Option<TrustedProxies>,
     pub(crate) failure_limit: Option<FailureLimit>,
     pub(crate) debug_ownership: bool,
+    pub(crate) bootstrap: BootstrapMode,
+    /// With one the service starts even without its store.
+    pub(crate) emergency: Option<EmergencyAuth>,
     pub(crate) jwt: JwtSettings,
+}
+
+/// How somebody without any credential comes to a first key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BootstrapMode {
+    Admin,
+    Register,
+    Public,
 }
 
 /// What the service believes of JSON Web Tokens; nothing, by default.
@@ -69,7 +82,7 @@ const NEED_KEYS: [&str; 6] = [
 ];
 
 /// Every variable that is read here.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 18] = [
     "KEYWARD_LISTEN",
     "KEYWARD_DATABASE_URL",
     "KEYWARD_ADMIN_USERS",
@@ -78,6 +91,9 @@ const KNOWN: [&str; 15] = [
     "KEYWARD_DEBUG_OWNERSHIP",
     "KEYWARD_MAX_FAILURES_PER_MINUTE",
     "KEYWARD_BOOTSTRAP",
+    "KEYWARD_EMERGENCY_KEY_SHA256",
+    "KEYWARD_EMERGENCY_IPS",
+    "KEYWARD_EMERGENCY_UNTIL",
     "KEYWARD_JWT_LEEWAY_SECONDS",
     "KEYWARD_OIDC_ISSUER",
     "KEYWARD_OIDC_AUDIENCE",
@@ -107,9 +123,6 @@ impl Settings {
 
     fn read(get: impl Fn(&str) -> Result<Option<String>, ConfigError>) -> Result<Self, ConfigError> {
         let admins = get("KEYWARD_ADMIN_USERS")?.unwrap_or_default();
-        if !matches!(get("KEYWARD_BOOTSTRAP")?.as_deref(), None | Some("admin")) {
-            return Err(ConfigError::new("KEYWARD_BOOTSTRAP must be `admin`, the only mode of this version"));
-        }
         let database = get("KEYWARD_DATABASE_URL")?.unwrap_or_else(|| "sqlite:keyward.db".to_owned());
         let static_tokens = get("API_TOKENS")?.map(|list| StaticList::parse(&list)).transpose();
         Ok(Self {
@@ -131,6 +144,8 @@ impl Settings {
                 "KEYWARD_DEBUG_OWNERSHIP",
                 get("KEYWARD_DEBUG_OWNERSHIP")?.as_deref(),
             )?,
+            bootstrap: parse_bootstrap(get("KEYWARD_BOOTSTRAP")?.as_deref())?,
+            emergency: parse_emergency(&get)?,
             jwt: JwtSettings::read(&get)?,
         })
     }
@@ -277,6 +292,38 @@ fn parse_user(user: &str) -> Result<UserId, ConfigError> {
     UserId::new(user).map_err(|error| ConfigError::new(format!("KEYWARD_ADMIN_USERS: {error}")))
 }
 
+fn parse_bootstrap(mode: Option<&str>) -> Result<BootstrapMode, ConfigError> {
+    match mode {
+        None | Some("admin") => Ok(BootstrapMode::Admin),
+        Some("register") => Ok(BootstrapMode::Register),
+        Some("public") => Ok(BootstrapMode::Public),
+        Some(_) => Err(ConfigError::new("KEYWARD_BOOTSTRAP must be `admin`, `register` or `public`")),
+    }
+}
+
+/// A value that is set and empty is a mistake here: it would open more than was meant, or nothing at all.
+fn parse_emergency(
+    get: &impl Fn(&str) -> Result<Option<String>, ConfigError>,
+) -> Result<Option<EmergencyAuth>, ConfigError> {
+    let wrong = |name: &str, why: &dyn fmt::Display| ConfigError::new(format!("{name}: {why}"));
+    let (ips, until) = ("KEYWARD_EMERGENCY_IPS", "KEYWARD_EMERGENCY_UNTIL");
+    let Some(hash) = get("KEYWARD_EMERGENCY_KEY_SHA256")? else {
+        let alone = [ips, until].into_iter().find(|name| !matches!(get(name), Ok(None)));
+        return alone.map_or(Ok(None), |name| Err(wrong(name, &"it needs KEYWARD_EMERGENCY_KEY_SHA256")));
+    };
+    let key = EmergencyAuth::new(hash.trim());
+    let mut key = key.map_err(|error| wrong("KEYWARD_EMERGENCY_KEY_SHA256", &error))?;
+    if let Some(list) = get(ips)? {
+        let list = IpList::new(list.split(',').map(str::trim)).map_err(|error| wrong(ips, &error))?;
+        key = key.with_allowed_ips(list);
+    }
+    if let Some(end) = get(until)? {
+        let end: UnixTime = end.trim().parse().map_err(|error| wrong(until, &error))?;
+        key = key.with_window(UnixTime::EPOCH, end);
+    }
+    Ok(Some(key))
+}
+
 fn parse_proxies(
     list: Option<String>,
     header: Option<String>,
@@ -318,6 +365,39 @@ mod tests {
         assert!(read(&[("KEYWARD_MAX_FAILURES_PER_MINUTE", "0")]).unwrap().failure_limit.is_none());
     }
 
+    const HASH: (&str, &str) =
+        ("KEYWARD_EMERGENCY_KEY_SHA256", "bd913ff68243d41b9611b2690dfbf2b0f6e42ea14536a98232af60e9f64ffdaa");
+
+    #[test]
+    fn an_emergency_key_is_read_whole_or_refused() {
+        assert!(read(&[HASH]).unwrap().emergency.is_some());
+        let (ips, until) = ("KEYWARD_EMERGENCY_IPS", "KEYWARD_EMERGENCY_UNTIL");
+        assert!(read(&[HASH, (ips, "10.0.0.0/8, ::1"), (until, "2030-01-01T00:00:00Z")]).is_ok());
+        for (name, value) in [
+            (ips, ""),
+            (ips, "10.0.0.1/8"),
+            (ips, "office"),
+            (until, ""),
+            (until, "soon"),
+            (until, "2030-01-01"),
+        ] {
+            let error = read(&[HASH, (name, value)]).unwrap_err();
+            assert!(error.contains(name), "{name}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_way_to_a_first_key_is_one_of_three() {
+        assert_eq!(read(&[]).unwrap().bootstrap, BootstrapMode::Admin);
+        for (text, mode) in [
+            ("admin", BootstrapMode::Admin),
+            ("register", BootstrapMode::Register),
+            ("public", BootstrapMode::Public),
+        ] {
+            assert_eq!(read(&[("KEYWARD_BOOTSTRAP", text)]).unwrap().bootstrap, mode);
+        }
+    }
+
     #[test]
     fn a_mistyped_variable_is_told_with_the_nearest_name() {
         assert_eq!(nearest_to_unknown("KEYWARD_LISTENS"), Some("KEYWARD_LISTEN"));
@@ -341,7 +421,16 @@ mod tests {
             ("KEYWARD_DEBUG_OWNERSHIP", "yes"),
             ("KEYWARD_MAX_FAILURES_PER_MINUTE", "-1"),
             ("KEYWARD_MAX_FAILURES_PER_MINUTE", "many"),
-            ("KEYWARD_BOOTSTRAP", "public"),
+            ("KEYWARD_BOOTSTRAP", "anybody"),
+            ("KEYWARD_BOOTSTRAP", ""),
+            ("KEYWARD_EMERGENCY_KEY_SHA256", ""),
+            ("KEYWARD_EMERGENCY_KEY_SHA256", "break the glass"),
+            (
+                "KEYWARD_EMERGENCY_KEY_SHA256",
+                "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            ),
+            ("KEYWARD_EMERGENCY_IPS", "10.0.0.0/8"),
+            ("KEYWARD_EMERGENCY_UNTIL", "2030-01-01T00:00:00Z"),
             ("JWT_SECRET", "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N"),
             ("JWT_ISSUER", "https://login.example"),
             ("JWT_TTL_MINUTES", "5"),

@@ -31,6 +31,9 @@
 //! | `GET /?user_id&token_id&event&outcome&since&until&cursor&limit` | lists entries, newest first |
 //!
 //! The events of all these routes carry the request's id, if it has the header `X-Request-Id`.
+//!
+//! [`admin_users`] suspends, restores and offboards users. How somebody without any credential comes to a first
+//! key is a choice of three: [`Bootstrap`].
 
 use std::convert::Infallible;
 
@@ -54,17 +57,21 @@ use crate::{
 
 mod audit;
 mod body;
+mod bootstrap;
 mod problem;
 mod request;
+mod users;
 mod view;
 
 pub use audit::audit_log;
 pub use body::JsonBody;
+pub use bootstrap::{Admission, Bootstrap, registration};
 pub use problem::ApiError;
 use request::{
     AdminList, AuditReason, CreateBody, CreateForBody, FinishBody, ListParams, NoBody, PatchBody, RevokePath,
     RotateBody, TokenPath,
 };
+pub use users::admin_users;
 use view::{FinishedView, Issued, Ownership, TokenList, TokenView};
 
 /// The longest body that is read, in bytes.
@@ -101,18 +108,27 @@ pub fn own_tokens<S: Clone + Send + Sync + 'static>(tokens: TokenManager) -> Rou
 pub struct OwnTokens {
     tokens: TokenManager,
     debug_ownership: bool,
+    bootstrap: Bootstrap,
 }
 
 impl OwnTokens {
     /// The routes over `tokens`.
     pub fn new(tokens: TokenManager) -> Self {
-        Self { tokens, debug_ownership: false }
+        Self { tokens, debug_ownership: false, bootstrap: Bootstrap::AdminOnly }
     }
 
     /// Adds `GET /debug/ownership`, which tells any caller how many tokens they have and how many there
     /// are; off by default.
     pub fn debug_ownership(mut self, on: bool) -> Self {
         self.debug_ownership = on;
+        self
+    }
+
+    /// How somebody without any credential comes to a first key; from an administrator by default. For
+    /// [`Bootstrap::Public`] the layer outside must let `POST` pass without a credential: give it
+    /// [`Bootstrap::mode_at`]. The other routes need one in any case.
+    pub fn with_bootstrap(mut self, bootstrap: Bootstrap) -> Self {
+        self.bootstrap = bootstrap;
         self
     }
 
@@ -123,14 +139,25 @@ impl OwnTokens {
         if self.debug_ownership {
             reading = reading.route("/debug/ownership", get(ownership));
         }
-        let writing = Router::new()
-            .route("/", post(create).delete(revoke_all))
+        let mut writing = Router::new()
+            .route("/", axum::routing::delete(revoke_all))
             .route("/{id}", axum::routing::patch(change).delete(revoke))
             .route("/{id}/rotate", post(rotate))
             .route("/{id}/finish-rotation", post(finish_rotation));
+        // Who has no credential has no scope either, so that route asks for it itself.
+        let anybody = match &self.bootstrap {
+            Bootstrap::Public(admission) => {
+                Router::new().route("/", bootstrap::public_creation(self.tokens.clone(), admission))
+            }
+            _ => {
+                writing = writing.route("/", post(create));
+                Router::new()
+            }
+        };
         reading
             .route_layer(read)
             .merge(writing.route_layer(write))
+            .merge(anybody)
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .layer(middleware::from_fn(in_request))
             .with_state(self.tokens)

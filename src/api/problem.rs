@@ -86,6 +86,7 @@ impl From<TokenError> for ApiError {
             TokenError::LimitReached => {
                 Self::new(StatusCode::CONFLICT, "There are as many active keys as allowed; revoke one first.")
             }
+            TokenError::UserExists => Self::new(StatusCode::CONFLICT, "The user id is taken."),
             TokenError::OwnerInactive => {
                 Self::new(StatusCode::FORBIDDEN, "The user is suspended or gone, and gets no new keys.")
             }

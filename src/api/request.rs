@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use crate::{
     api::ApiError,
     auth::RequestHead,
-    id::{TokenId, UserId},
+    id::{TokenId, UserId, is_printable},
     limit::Limits,
     manage::{Finish, ListQuery, NewToken, TokenUpdate},
     net::IpList,
@@ -79,6 +79,35 @@ impl CreateForBody {
         let own = CreateBody { name, scopes, expires_in_days, allowed_ips, metadata, limits, child: false };
         Ok(own.into_new_token()?.for_user(read_user(&user_id)?))
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RegisterBody {
+    user_id: String,
+    email: Option<String>,
+}
+
+impl RegisterBody {
+    /// Who wants to come in, and the first token that they want.
+    pub(super) fn into_newcomer(self) -> Result<(UserId, NewToken), ApiError> {
+        let mut metadata = Metadata::new();
+        if let Some(email) = self.email {
+            if !is_email(&email) {
+                return Err(ApiError::bad_request("`email` is an address such as \"alice@example.org\"."));
+            }
+            metadata.insert("email".to_owned(), email.into());
+        }
+        Ok((read_user(&self.user_id)?, NewToken::named("first key").with_metadata(metadata)))
+    }
+}
+
+/// Whether mail may be sent there, by its form.
+fn is_email(email: &str) -> bool {
+    let plain = is_printable(email) && !email.contains(char::is_whitespace);
+    let parts = email.rsplit_once('@').filter(|(local, domain)| !local.is_empty() && !domain.is_empty());
+    // The longest that can be used (RFC 5321, section 4.5.3.1.3).
+    parts.is_some() && email.len() <= 254 && plain
 }
 
 #[derive(Debug, Deserialize)]
@@ -295,6 +324,19 @@ impl<S: Send + Sync> FromRequestParts<S> for RevokePath {
     }
 }
 
+/// The user that the path names. A text that can be nobody's id names none.
+pub(super) struct UserPath(pub(super) UserId);
+
+impl<S: Send + Sync> FromRequestParts<S> for UserPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = <Path<String> as FromRequestParts<S>>::from_request_parts(parts, state).await;
+        let id = path.ok().and_then(|Path(id)| UserId::new(id).ok());
+        id.map(Self).ok_or_else(ApiError::not_found)
+    }
+}
+
 /// Why an administrator acts: the header `X-Audit-Reason`, or the method and the route.
 pub(super) struct AuditReason(pub(super) String);
 
@@ -314,6 +356,6 @@ impl<S: Send + Sync> FromRequestParts<S> for AuditReason {
         let reason = std::str::from_utf8(reason.as_bytes()).map_err(|_| wrong())?.trim();
         let head = RequestHead::from_parts(parts);
         let fits = (1..=200).contains(&reason.chars().count()) && !head.shares_text_with_credential(reason);
-        if fits && crate::id::is_printable(reason) { Ok(Self(reason.to_owned())) } else { Err(wrong()) }
+        if fits && is_printable(reason) { Ok(Self(reason.to_owned())) } else { Err(wrong()) }
     }
 }

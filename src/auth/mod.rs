@@ -9,6 +9,7 @@ use crate::{error::AuthError, event::Audit, principal::Principal, secret::withou
 mod api_key;
 mod attempt;
 mod credential;
+mod emergency;
 mod revocations;
 mod static_token;
 
@@ -16,6 +17,7 @@ pub use api_key::ApiKeyAuth;
 pub(crate) use attempt::Attempt;
 use credential::shares_text;
 pub use credential::{CredentialReader, Presented, Word};
+pub use emergency::EmergencyAuth;
 pub(crate) use revocations::Adoption;
 pub use revocations::{JwtSubject, RevocationRefresh, Revocations, Subject};
 pub use static_token::StaticAuth;
@@ -104,11 +106,14 @@ impl<'a> RequestHead<'a> {
         (fits && harmless && !self.shares_text_with_credential(id)).then_some(id)
     }
 
-    /// Whether `text`, which the client chose, holds a part of what stands in the credential headers: then
-    /// it must not be logged.
+    /// Whether `text`, which the client chose, or a word of it is a part of what stands in the credential
+    /// headers, or holds it: then it must not be logged.
     pub(crate) fn shares_text_with_credential(&self, text: &str) -> bool {
-        let presented = self.presented.is_some_and(|presented| shares_text(presented.token(), text));
-        presented || credential::mentioned(self.headers, text)
+        let shares = |text: &str| {
+            let presented = self.presented.is_some_and(|presented| shares_text(presented.token(), text));
+            presented || credential::mentioned(self.headers, text)
+        };
+        shares(text) || text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(shares)
     }
 }
 

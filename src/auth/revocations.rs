@@ -19,8 +19,10 @@ use crate::{
 
 /// What an authenticator of credentials that are not stored tokens asks: was this one withdrawn?
 ///
-/// A [`TokenLookup`] answers from what its store denies. Ask in this order: `generation`, `refresh` if there
-/// was none, `check`; a verdict that is kept is good for as long as `generation` stays what it was before.
+/// A [`TokenLookup`] answers from what its store and its
+/// [`UserDirectory`](crate::store::UserDirectory) say. Ask in this order: `generation`, `refresh` if there was none,
+/// `good_until`, `learn` if there was none, `check`; a verdict that is kept is good for as long as `generation`
+/// stays what it was before, and not beyond `good_until`.
 pub trait Revocations: fmt::Debug + Send + Sync + 'static {
     /// A number that changes whenever an answer may have changed, and that no other source of this program has:
     /// authenticators that share what they verified compare it. `None` when [`refresh`](Self::refresh)
@@ -41,6 +43,19 @@ pub trait Revocations: fmt::Debug + Send + Sync + 'static {
     /// Brings the answers up to date. It fails only if there never were any: otherwise the last ones are
     /// used while the store is down.
     fn refresh(&self) -> RevocationRefresh;
+
+    /// Until when what is known of `user` may be used; `None` when [`learn`](Self::learn) must be awaited first. By
+    /// default there is no end.
+    fn good_until(&self, user: &UserId, now: UnixTime) -> Option<UnixTime> {
+        let _ = (user, now);
+        Some(UnixTime::MAX)
+    }
+
+    /// Finds out about `user` what cannot be said of all at once. By default there is nothing to find out.
+    fn learn(&self, user: &UserId) -> RevocationRefresh {
+        let _ = user;
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// The way to up-to-date answers.
@@ -136,7 +151,9 @@ impl Revocations for TokenLookup {
     fn check(&self, subject: &Subject<'_>) -> Result<(), Refusal> {
         let known = self.inner().denied.read();
         let state = known.user(subject.user);
-        if state.is_some_and(|state| !state.is_active()) {
+        let directory = self.inner().directory.as_ref();
+        let is_gone = state.is_some_and(|state| !state.is_active());
+        if is_gone || directory.is_some_and(|directory| !directory.was_active(subject.user)) {
             return Err(Refusal::UserInactive);
         }
         let Some(jwt) = subject.jwt else { return Ok(()) };
@@ -160,6 +177,21 @@ impl Revocations for TokenLookup {
                 }
                 _ => Ok(()),
             }
+        })
+    }
+
+    fn good_until(&self, user: &UserId, now: UnixTime) -> Option<UnixTime> {
+        match &self.inner().directory {
+            None => Some(UnixTime::MAX),
+            Some(directory) => directory.known(user, now).map(|standing| standing.until),
+        }
+    }
+
+    fn learn(&self, user: &UserId) -> RevocationRefresh {
+        let (lookup, user) = (self.clone(), user.clone());
+        Box::pin(async move {
+            let unheard = |_| AuthError::because(AuthErrorKind::Unavailable, Refusal::DirectoryUnavailable);
+            lookup.inner().standing(&user).await.map(drop).map_err(unheard)
         })
     }
 }

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
 
@@ -70,8 +70,14 @@ struct Entry {
 /// Whom to ask about users, and what they said.
 struct Judge {
     revocations: Arc<dyn Revocations>,
-    /// For each token the generation by which it was found good.
-    good_by: Box<[AtomicU64]>,
+    /// For each token by what it was found good.
+    good_by: Box<[Good]>,
+}
+
+/// The generation by which a token was found good, and until when that lasts at most.
+struct Good {
+    generation: AtomicU64,
+    until: AtomicI64,
 }
 
 impl StaticAuth {
@@ -151,7 +157,8 @@ impl StaticAuth {
     }
 
     fn judge_with(&self, revocations: Arc<dyn Revocations>) -> Arc<Judge> {
-        let good_by = (0..self.list.len()).map(|_| AtomicU64::new(NEVER_JUDGED)).collect();
+        let never = |_| Good { generation: AtomicU64::new(NEVER_JUDGED), until: AtomicI64::new(i64::MIN) };
+        let good_by = (0..self.list.len()).map(never).collect();
         Arc::new(Judge { revocations, good_by })
     }
 }
@@ -199,31 +206,35 @@ impl Authenticator for StaticAuth {
 impl Judge {
     /// At once, unless it must be asked first who is denied.
     fn verdict(self: &Arc<Self>, entry: &Entry, now: UnixTime, client_ip: Option<IpAddr>) -> Verdict {
-        if let Some(generation) = self.revocations.generation(now) {
-            return Verdict::Decided(self.admit(entry, generation, client_ip));
+        let generation = self.revocations.generation(now);
+        if let Some(verdict) = generation.and_then(|generation| self.at_once(entry, generation, now)) {
+            return Verdict::Decided(verdict.map(|()| Principal::new(entry.credential.clone(), client_ip)));
         }
         let (judge, credential) = (self.clone(), entry.credential.clone());
         Verdict::Pending(Box::pin(async move {
-            judge.revocations.refresh().await?;
+            if generation.is_none() {
+                judge.revocations.refresh().await?;
+            }
+            judge.revocations.learn(&credential.user).await?;
             judge.check(&credential)?;
             Ok(Principal::new(credential, client_ip))
         }))
     }
 
-    fn admit(
-        &self,
-        entry: &Entry,
-        generation: u64,
-        client_ip: Option<IpAddr>,
-    ) -> Result<Principal, AuthError> {
-        let good_by = self.good_by.get(entry.place);
-        if good_by.is_none_or(|good_by| good_by.load(Ordering::Relaxed) != generation) {
-            self.check(&entry.credential)?;
-            if let Some(good_by) = good_by {
-                good_by.store(generation, Ordering::Relaxed);
-            }
+    /// The verdict by this generation; `None` if its user must be asked about.
+    fn at_once(&self, entry: &Entry, generation: u64, now: UnixTime) -> Option<Result<(), AuthError>> {
+        let good = self.good_by.get(entry.place)?;
+        let until = UnixTime::from_millis(good.until.load(Ordering::Relaxed));
+        if good.generation.load(Ordering::Relaxed) == generation && now < until {
+            return Some(Ok(()));
         }
-        Ok(Principal::new(entry.credential.clone(), client_ip))
+        let until = self.revocations.good_until(&entry.credential.user, now)?;
+        let checked = self.check(&entry.credential);
+        if checked.is_ok() {
+            good.until.store(until.as_millis(), Ordering::Relaxed);
+            good.generation.store(generation, Ordering::Relaxed);
+        }
+        Some(checked)
     }
 
     fn check(&self, credential: &Credential) -> Result<(), AuthError> {

@@ -23,7 +23,8 @@ use super::{
     names::{IntoAudience, IntoIssuer},
     remote::{RemoteKeys, RemoteSettings},
     several::check_users,
-    verify::{ConfirmationVerifier, Trust, UserIds, Verifier},
+    users::UserIds,
+    verify::{ConfirmationVerifier, Trust, Verifier},
 };
 use crate::{
     auth::{Adoption, Revocations},

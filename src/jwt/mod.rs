@@ -45,6 +45,7 @@ mod remote;
 mod secret;
 mod several;
 pub(crate) mod sign;
+mod users;
 mod verify;
 
 pub use crate::principal::JwtClaims;
@@ -57,7 +58,8 @@ pub use issuer::JwtIssuer;
 pub use key::{Algorithm, KeySet, VerifyingKey};
 pub use names::{AnyAudience, AnyIssuer, IntoAudience, IntoIssuer};
 pub use provider::Provider;
-pub use verify::{ConfirmationVerifier, UserIds, UserMapper};
+pub use users::{UserIds, UserMapper};
+pub use verify::ConfirmationVerifier;
 
 use compact::Parts;
 use remote::Demand;

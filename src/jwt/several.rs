@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use super::{
     builder::random_seed,
     cache::VerifiedTokens,
-    verify::{Trust, UserIds, Verifier},
+    users::UserIds,
+    verify::{Trust, Verifier},
 };
 use crate::{auth::Adoption, error::ConfigError};
 

@@ -6,8 +6,6 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-
 use super::{
     cache::{Entry, VerifiedTokens},
     claims::{Accepted, Claims, Header, Rules},
@@ -15,6 +13,7 @@ use super::{
     json::Object,
     key::KeySet,
     remote::{Demand, KeysState, Refreshed, RemoteKeys},
+    users::UserIds,
 };
 use crate::{
     auth::{Adoption, JwtSubject, RequestHead, Revocations, Subject},
@@ -35,48 +34,11 @@ const ROLES_KEPT: Duration = Duration::from_secs(60);
 /// No generation of revocations: whoever compares asks again.
 const NEVER_JUDGED: u64 = u64::MAX;
 
-/// How long a [`UserMapper`] may take.
+/// How long a [`UserMapper`](super::UserMapper) may take.
 const MAPPER_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// Ids that keyward gives to its own users; no issuer may speak for them.
 const RESERVED: [&str; 2] = ["keyward:", "static:"];
-
-/// Which user a token stands for.
-#[derive(Clone, Default)]
-#[non_exhaustive]
-pub enum UserIds {
-    /// The subject, as it is: a person's API keys and JWTs belong to one user. Only one issuer may do so.
-    #[default]
-    Subject,
-    /// `<issuer>#<subject>`: no two issuers can mean the same user.
-    Namespaced,
-    /// What a [`UserMapper`] says.
-    Mapped(Arc<dyn UserMapper>),
-}
-
-impl fmt::Debug for UserIds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Subject => "Subject",
-            Self::Namespaced => "Namespaced",
-            Self::Mapped(_) => "Mapped(…)",
-        })
-    }
-}
-
-/// Finds the local user of a verified token, for example in a table of linked accounts.
-///
-/// Its answer is kept with the verified token, until that expires or makes room for others; it is asked again for
-/// a token that it refused or could not judge. It has 4.5 seconds. It must not give one user's id to tokens of another; ids that begin with
-/// `keyward:` or `static:` are refused.
-#[async_trait]
-pub trait UserMapper: fmt::Debug + Send + Sync + 'static {
-    /// The user; `None` refuses the token (401).
-    ///
-    /// # Errors
-    /// When it cannot be found out at the moment: the answer is then 503.
-    async fn user_id(&self, jwt: &JwtClaims) -> Result<Option<UserId>, AuthError>;
-}
 
 /// Checks that the sender possesses what a token is bound to, such as a client certificate (RFC 8705). Without
 /// one, tokens that are bound (claim `cnf`) are refused. A token that is bound to a key by its thumbprint (`jkt`,
@@ -138,6 +100,8 @@ pub(super) enum Need {
     Keys(usize, Demand),
     /// What was withdrawn.
     Revocations,
+    /// Whether this user of a token that is genuine may do anything.
+    Standing(Box<(Genuine, UserId)>),
     /// The user of a token that is genuine.
     User(Box<Genuine>),
 }
@@ -183,6 +147,10 @@ impl Verifier {
             if let Some(revocations) = self.revocations.get() {
                 let generation = revocations.generation(now)?;
                 if entry.revocations.load(Ordering::Relaxed) != generation {
+                    // An authenticator beside another store may have found it good for longer.
+                    if revocations.good_until(&credential.user, now)? < credential.fresh_until {
+                        return None;
+                    }
                     if let Err(error) = is_withdrawn(&**revocations, credential) {
                         return Some(Err(error));
                     }
@@ -211,7 +179,10 @@ impl Verifier {
             return Step::Wait(Need::Revocations);
         }
         match self.trusts.get(genuine.trust).map(|trust| trust.user_of(&genuine.accepted.jwt)) {
-            Some(Ok(Some(user))) => Step::Done(self.finish(parts.token, genuine, user, generation)),
+            Some(Ok(Some(user))) => match self.good_until(&user, now) {
+                None => Step::Wait(Need::Standing(Box::new((genuine, user)))),
+                until => Step::Done(self.finish(parts.token, genuine, user, (generation, until))),
+            },
             Some(Ok(None)) => Step::Wait(Need::User(Box::new(genuine))),
             Some(Err(reason)) => Step::Done(Err(AuthError::invalid(reason))),
             None => Step::Done(Err(AuthError::invalid(Refusal::Issuer))),
@@ -220,10 +191,13 @@ impl Verifier {
 
     /// What the revocations are at now; `None` if they are older than their bound.
     fn generation(&self, now: UnixTime) -> Option<u64> {
-        match self.revocations.get() {
-            None => Some(NEVER_JUDGED),
-            Some(revocations) => revocations.generation(now),
-        }
+        self.revocations.get().map_or(Some(NEVER_JUDGED), |revocations| revocations.generation(now))
+    }
+
+    /// Until when what is known of `user` counts; `None` if it must be asked anew.
+    fn good_until(&self, user: &UserId, now: UnixTime) -> Option<UnixTime> {
+        let revocations = self.revocations.get();
+        revocations.map_or(Some(UnixTime::MAX), |revocations| revocations.good_until(user, now))
     }
 
     /// The verdict over a token that needs something first. It needs each thing once.
@@ -253,6 +227,10 @@ impl Verifier {
                 }
                 waited.revocations = true;
             }
+            Need::Standing(genuine) => {
+                let (genuine, user) = *genuine;
+                return Step::Done(self.conclude(token, genuine, user).await);
+            }
             Need::User(genuine) => return Step::Done(self.map_user(token, *genuine).await),
             Need::Turn => {}
         }
@@ -270,16 +248,31 @@ impl Verifier {
         let user = tokio::time::timeout(MAPPER_TIMEOUT, mapper.user_id(&genuine.accepted.jwt)).await;
         let late = |_| AuthError::because(AuthErrorKind::Unavailable, Refusal::UserLookup);
         let user = user.map_err(late)??.ok_or_else(|| AuthError::invalid(Refusal::Subject))?;
-        // It may have been a while: nothing that was true before is taken for granted.
-        let now = self.clock.now();
-        if now >= genuine.accepted.jwt.expires_at().saturating_add(trust.rules.leeway) {
-            return Err(AuthError::invalid(Refusal::Expired));
+        self.conclude(token, genuine, user).await
+    }
+
+    /// Finds out what is not known of the user. It may have been a while since the token was found genuine:
+    /// nothing that was true then is taken for granted.
+    async fn conclude(
+        &self,
+        token: &[u8],
+        genuine: Genuine,
+        user: UserId,
+    ) -> Result<Arc<Credential>, AuthError> {
+        if let Some(revocations) = self.revocations.get() {
+            revocations.learn(&user).await?;
         }
-        let generation = self.generation(now);
+        let generation = self.generation(self.clock.now());
         if let (None, Some(revocations)) = (generation, self.revocations.get()) {
             revocations.refresh().await?;
         }
-        self.finish(token, genuine, user, generation)
+        let now = self.clock.now();
+        let leeway = self.trusts.get(genuine.trust).map_or(Duration::ZERO, |trust| trust.rules.leeway);
+        if now >= genuine.accepted.jwt.expires_at().saturating_add(leeway) {
+            return Err(AuthError::invalid(Refusal::Expired));
+        }
+        let until = self.good_until(&user, now);
+        self.finish(token, genuine, user, (generation, until))
     }
 
     /// Reads, judges and verifies, in this order: what costs least comes first.
@@ -312,13 +305,14 @@ impl Verifier {
         })
     }
 
-    /// A genuine token of `user` becomes a credential, unless it was withdrawn.
+    /// A genuine token of `user` becomes a credential, unless it was withdrawn. What is known of the user must
+    /// still count, unless it was asked for just now.
     fn finish(
         &self,
         token: &[u8],
         genuine: Genuine,
         user: UserId,
-        generation: Option<u64>,
+        (generation, until): (Option<u64>, Option<UnixTime>),
     ) -> Result<Arc<Credential>, AuthError> {
         if RESERVED.iter().any(|prefix| user.as_str().starts_with(prefix)) {
             return Err(AuthError::invalid(Refusal::Subject));
@@ -332,6 +326,7 @@ impl Verifier {
         }
         let builder = Principal::builder(AuthMethod::Jwt, user).scopes(scopes).roles(roles);
         let builder = builder.audit(self.audit.clone());
+        let fresh_until = fresh_until.min(until.unwrap_or(valid_from));
         let credential = Arc::new(builder.into_jwt_credential(valid_from..fresh_until, jwt));
         if let Some(revocations) = self.revocations.get() {
             is_withdrawn(&**revocations, &credential)?;

@@ -18,4 +18,6 @@ pub(crate) use rejection::respond;
 pub use rejection::{Empty, GrpcStatus, Problem, ProblemJson, RejectionResponse};
 #[cfg(feature = "axum")]
 pub(crate) use require::caller;
+#[cfg(feature = "api")]
+pub(crate) use require::require_scope;
 pub use require::{Policy, Require, RequireLayer};

@@ -214,6 +214,24 @@ where
     }
 }
 
+/// The rule of [`RequireLayer::scope`], for a handler that has something for nobody as well.
+#[cfg(feature = "api")]
+pub(crate) fn require_scope(
+    principal: &Principal,
+    head: &RequestHead<'_>,
+    scope: &str,
+) -> Result<(), AuthError> {
+    if principal.has_scope(scope) {
+        return Ok(());
+    }
+    report(principal, head.request_id(), Refusal::MissingScope);
+    Err(AuthError::needs_scope(scope))
+}
+
+fn report(principal: &Principal, request_id: Option<&str>, reason: Refusal) {
+    principal.audit().emit(principal.event(EventKind::AccessRefused(reason)).in_request(request_id));
+}
+
 /// The head of a request that has passed a layer: the client's address is what the layer found.
 pub(super) fn guarded_head<B>(request: &Request<B>) -> RequestHead<'_> {
     let mut head = RequestHead::new(request);
@@ -248,8 +266,7 @@ pub(super) fn refuse<B, R: RejectionResponse<B>>(
 ) -> Response<B> {
     let id = head.request_id().map_or_else(new_request_id, |id| Some(id.into()));
     if let Some(principal) = head.extensions.get::<Principal>() {
-        let reason = error.reason().unwrap_or(Refusal::Policy);
-        principal.audit().emit(principal.event(EventKind::AccessRefused(reason)).in_request(id.as_deref()));
+        report(principal, id.as_deref(), error.reason().unwrap_or(Refusal::Policy));
     }
     let id = id.and_then(|id| HeaderValue::from_str(&id).ok());
     reject(rejection, &Challenges::default(), error, id)

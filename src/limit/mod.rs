@@ -35,10 +35,14 @@ mod suspects;
 pub use failures::FailureLimit;
 pub(crate) use failures::{Entry, Turn, Waited, too_many};
 pub(crate) use gcra::RateMeter;
+#[cfg(feature = "api")]
+pub(crate) use gcra::{Gcra, nanos};
 pub(crate) use limiter::{Exceeded, Limiter, TokenMeter};
 pub(crate) use meters::Meters;
 pub use quota::QuotaUse;
 pub(crate) use suspects::Over;
+#[cfg(feature = "api")]
+pub(crate) use suspects::Suspect;
 
 /// The longest time that a rate limit may spread its requests over.
 const LONGEST_PERIOD: Duration = Duration::from_secs(86_400);
@@ -73,6 +77,13 @@ impl RateLimit {
                 "a rate limit is at least one request in a period of whole seconds, one second to one day",
             )),
         }
+    }
+
+    /// `requests` in a minute, but at least one.
+    #[cfg(feature = "api")]
+    pub(crate) fn per_minute(requests: u32) -> Self {
+        let requests = NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN);
+        Self { requests, period: Duration::from_secs(60) }
     }
 
     /// How many requests.

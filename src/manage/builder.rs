@@ -15,9 +15,10 @@ use crate::{
     principal::RoleDirectory,
     secret::Pepper,
     store::{
-        TokenLookup, TokenStore,
+        TokenLookup, TokenStore, UserDirectory,
         cache::TokenCache,
         denied::Denied,
+        directory::Directory,
         lookup::{Inner, UsageQueue},
     },
     time::{Clock, SystemClock},
@@ -64,6 +65,9 @@ pub struct TokenManagerBuilder {
     clock: Arc<dyn Clock>,
     sink: Box<dyn AuditSink>,
     roles: Option<Arc<dyn RoleDirectory>>,
+    users: Option<Box<dyn UserDirectory>>,
+    users_fresh: Duration,
+    users_bound: Duration,
     staleness: Duration,
     capacity: usize,
     max_active: Option<u32>,
@@ -89,6 +93,9 @@ impl TokenManagerBuilder {
             clock: Arc::new(SystemClock),
             sink: Box::new(TracingSink),
             roles: None,
+            users: None,
+            users_fresh: Duration::from_secs(60),
+            users_bound: Duration::from_secs(300),
             staleness: Duration::from_secs(5),
             capacity: 100_000,
             max_active: Some(100),
@@ -135,6 +142,37 @@ impl TokenManagerBuilder {
     pub fn with_roles(mut self, directory: impl RoleDirectory) -> Self {
         self.roles = Some(Arc::new(directory));
         self
+    }
+
+    /// Which users may do anything at all, by a source of your own, beside what
+    /// [`suspend`](TokenManager::suspend) and [`offboard`](TokenManager::offboard) say; none by default. Whom it
+    /// does not let in is refused with all they have: keys, and the JWTs and static tokens beside them. They get
+    /// no new keys either.
+    ///
+    /// An answer counts for a minute; then the next request of the user asks anew, and others of theirs meanwhile
+    /// go on with what was said before. So who is suspended there is out within a minute. While it does not
+    /// answer, what it said last counts for five minutes; after that, and for users of whom it never spoke, the
+    /// answer is 503. See [`with_directory_staleness`](Self::with_directory_staleness). Users whose ids begin with
+    /// `keyward:` or `static:` are keyward's own: it is not asked about them.
+    pub fn with_user_directory(mut self, directory: impl UserDirectory) -> Self {
+        self.users = Some(Box::new(directory));
+        self
+    }
+
+    /// For how long an answer of the [user directory](Self::with_user_directory) is not asked for again, one
+    /// minute by default, and for how long it is used while there is no new one, five minutes by default. With
+    /// both at zero each request asks.
+    ///
+    /// # Errors
+    /// When the second is shorter than the first or longer than an hour.
+    pub fn with_directory_staleness(mut self, fresh: Duration, bound: Duration) -> Result<Self, ConfigError> {
+        if bound < fresh || bound > Duration::from_secs(3600) {
+            return Err(ConfigError::new(
+                "answers of the user directory are used for at least as long as they are fresh, and for an hour at most",
+            ));
+        }
+        (self.users_fresh, self.users_bound) = (fresh, bound);
+        Ok(self)
     }
 
     /// For how long a verdict may be used without asking the store; 5 seconds. It bounds how long a
@@ -207,6 +245,7 @@ impl TokenManagerBuilder {
             denied: Denied::default(),
             meters: Meters::new(self.capacity),
             owner_rate: self.owner_rate.map(|limit| (limit, Meters::new(self.capacity))),
+            directory: self.users.map(|users| Directory::new(users, self.users_fresh, self.users_bound)),
             usage: UsageQueue::default(),
             families: AtomicBool::new(false),
             store_down: AtomicBool::new(false),

@@ -17,6 +17,7 @@ use crate::{
 mod builder;
 mod maintenance;
 mod operations;
+mod register;
 mod report;
 mod request;
 mod revoking;
@@ -320,6 +321,7 @@ impl TokenManager {
         self.inner().watch(answer.await).map_err(|error| match error.kind() {
             StoreErrorKind::Conflict => TokenError::Conflict,
             StoreErrorKind::LimitReached => TokenError::LimitReached,
+            StoreErrorKind::UserExists => TokenError::UserExists,
             StoreErrorKind::OwnerInactive => TokenError::OwnerInactive,
             _ => TokenError::Store(error),
         })
@@ -327,7 +329,7 @@ impl TokenManager {
 
     /// The report of an operation that begins now. It is sent even if the operation is given up.
     fn report<'a>(&'a self, actor: Actor<'a>, attempted: EventKind, token: Option<TokenId>) -> Report<'a> {
-        Report { manager: self, actor, attempted, token, done: false }
+        Report { manager: self, actor, attempted, token, client_ip: actor.client_ip(), done: false }
     }
 
     fn report_read(&self, actor: Actor<'_>, kind: EventKind, owner: Option<&UserId>, token: Option<TokenId>) {

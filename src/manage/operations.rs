@@ -11,11 +11,12 @@ use crate::{
         request::{check_metadata, check_name},
         rights::{self, Rights},
     },
-    principal::{AdminProof, AuthMethod, effective_roles},
+    principal::{AdminProof, AuthMethod, EMERGENCY_USER, effective_roles},
     scope::{Grant, RoleSet},
     secret::TokenDigest,
     store::{
         Change, Owner, Page, Reach, Room, StoreError, StoreErrorKind,
+        directory::Unheard,
         lineage::{Ancestors, MAX_ANCESTORS},
         lookup::{Inner, verify_owner},
     },
@@ -32,24 +33,43 @@ impl TokenManager {
         actor: Actor<'_>,
         new: NewToken,
     ) -> Result<IssuedToken, TokenError> {
-        check_name(&new.name)?;
-        check_metadata(&new.metadata)?;
         let owner = new.owner.as_ref().unwrap_or_else(|| actor.user());
-        self.refuse_keys([&*new.name, owner.as_str()], Some(&new.metadata))?;
+        self.check_texts(owner, &new)?;
         if !actor.scope().includes(owner) {
             return Err(TokenError::BeyondOwnRights);
         }
+        self.require_standing(owner).await?;
+        let limit = new.max_active;
+        let (key, record) = self.draft(actor, &owner.clone(), new)?;
+        self.store_new(actor, &record, limit).await?;
+        self.inner().invalidate(&record.digest);
+        self.confirm(actor, IssuedToken { key, record }).await
+    }
+
+    pub(super) fn check_texts(&self, owner: &UserId, new: &NewToken) -> Result<(), TokenError> {
+        check_name(&new.name)?;
+        check_metadata(&new.metadata)?;
+        self.refuse_keys([&*new.name, owner.as_str()], Some(&new.metadata))
+    }
+
+    /// A key and the record of it, within what the actor may hand out.
+    pub(super) fn draft(
+        &self,
+        actor: Actor<'_>,
+        owner: &UserId,
+        new: NewToken,
+    ) -> Result<(crate::ApiKey, TokenRecord), TokenError> {
         let (key, mut record) = self.fresh(owner)?;
         self.set_rights(actor, &new, &mut record)?;
+        if owner.as_str() == EMERGENCY_USER {
+            return Err(TokenError::Invalid("`keyward:emergency` is the user of the emergency key alone"));
+        }
         self.set_lifetime(actor, &new, &mut record)?;
         record.parent = parent_of(actor, &new, owner)?;
         record.created_ip = new.created_ip.or_else(|| actor.client_ip());
         record.created_by = actor.presented().and_then(crate::Principal::token_id);
-        let limit = new.max_active;
         (record.name, record.metadata) = (new.name, new.metadata);
-        self.store_new(actor, &record, limit).await?;
-        self.inner().invalidate(&record.digest);
-        self.confirm(actor, IssuedToken { key, record }).await
+        Ok((key, record))
     }
 
     /// Hands out a new token, unless another process has revoked the one that made it: who revokes everything that
@@ -146,6 +166,18 @@ impl TokenManager {
             Ok([id].into_iter().chain(lineage.ancestors).collect())
         } else {
             Err(TokenError::Conflict)
+        }
+    }
+
+    /// Refuses new tokens to a user whom the application's own source does not let in.
+    pub(super) async fn require_standing(&self, owner: &UserId) -> Result<(), TokenError> {
+        match self.inner().standing(owner).await {
+            Ok(standing) if standing.active => Ok(()),
+            Ok(_) => Err(TokenError::OwnerInactive),
+            Err(Unheard) => Err(TokenError::Store(StoreError::new(
+                StoreErrorKind::Unavailable,
+                "the user directory does not answer",
+            ))),
         }
     }
 

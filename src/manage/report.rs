@@ -1,5 +1,7 @@
 //! The audit events of operations.
 
+use std::net::IpAddr;
+
 use crate::{
     event::{Event, EventKind},
     id::{TokenId, UserId},
@@ -14,13 +16,14 @@ pub(super) struct Report<'a> {
     /// What was asked for.
     pub(super) attempted: EventKind,
     pub(super) token: Option<TokenId>,
+    pub(super) client_ip: Option<IpAddr>,
     pub(super) done: bool,
 }
 
 impl Report<'_> {
     pub(super) fn done(mut self, kind: EventKind, owner: Option<&UserId>, token: Option<TokenId>) {
         self.done = true;
-        let event = event(self.actor, kind, owner, token);
+        let event = event(self.actor, kind, owner, token).at_ip(self.client_ip);
         let not_done = matches!(kind, EventKind::OperationRefused(_) | EventKind::OperationFailed);
         let attempted = not_done.then(|| self.attempted.name());
         let reasons: Vec<_> = attempted.into_iter().chain(self.actor.reason()).collect();
@@ -34,7 +37,7 @@ impl Report<'_> {
 impl Drop for Report<'_> {
     fn drop(&mut self) {
         if !self.done {
-            let event = event(self.actor, EventKind::OperationFailed, None, self.token);
+            let event = event(self.actor, EventKind::OperationFailed, None, self.token).at_ip(self.client_ip);
             let why = format!("{}: given up by the caller; the outcome is not known", self.attempted.name());
             self.manager.inner().audit.emit(event.because(&why));
         }

@@ -401,6 +401,9 @@ pub enum TokenError {
     /// The user has as many active tokens as allowed.
     #[error("the user has as many active tokens as allowed; revoke one first")]
     LimitReached,
+    /// The user is not a new one, or the id is not for new users.
+    #[error("the user id is taken")]
+    UserExists,
     /// The user whose token it would be is suspended or offboarded.
     #[error("the user is suspended or gone, and gets no new tokens")]
     OwnerInactive,
@@ -420,6 +423,7 @@ impl TokenError {
             Self::Conflict => Some(Refusal::Conflict),
             Self::StillUsed => Some(Refusal::StillUsed),
             Self::LimitReached => Some(Refusal::LimitReached),
+            Self::UserExists => Some(Refusal::UserExists),
             Self::OwnerInactive => Some(Refusal::UserInactive),
             Self::Store(_) => None,
         }

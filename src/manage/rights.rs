@@ -21,8 +21,11 @@ pub(crate) struct Rights<'a> {
 }
 
 /// Whether the credential of `presented` has all of `rights` itself. Addresses and limits count only for API
-/// keys: other credentials have none.
+/// keys: other credentials have none. The emergency key can do anything, but leaves nothing behind that can.
 pub(crate) fn covers(presented: &Principal, rights: &Rights<'_>) -> bool {
+    if presented.method() == AuthMethod::Emergency {
+        return false;
+    }
     let own = presented.credential();
     let ips = match (rights.allowed_ips, own.allowed_ips()) {
         (_, None) => true,

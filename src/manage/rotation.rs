@@ -166,6 +166,7 @@ impl TokenManager {
         self.require_living(actor).await?;
         let old = self.reach(actor, id).await?;
         self.require_rights(actor, &old)?;
+        self.require_standing(&old.owner).await?;
         if self.status(&old) != TokenStatus::Active {
             return Err(TokenError::Conflict);
         }

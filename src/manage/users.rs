@@ -10,7 +10,7 @@ use crate::{
         operations::{Forget, What},
         report::failure,
     },
-    principal::AdminProof,
+    principal::{AdminProof, EMERGENCY_USER},
     store::{JwtId, JwtRevocation, StoreError, UserState, UserStatus, lookup::Inner},
     time::UnixTime,
 };
@@ -121,6 +121,11 @@ impl TokenManager {
         user: Option<&UserId>,
         change: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, TokenError> {
+        if user.is_some_and(|user| user.as_str() == EMERGENCY_USER) {
+            return Err(TokenError::Invalid(
+                "the user of the emergency key has no state; take its hash out of the configuration",
+            ));
+        }
         let _alone = self.issuing.rights.write().await;
         let _forget = user.map(|user| Forget { inner: self.inner(), what: What::Owner(user) });
         let mut outdate = Outdate { inner: self.inner(), known: false };

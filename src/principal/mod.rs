@@ -25,6 +25,9 @@ pub(crate) use credential::{Credential, Extra, UseCount, Uses};
 /// The role that [`Principal::admin`] asks for.
 pub const ADMIN_ROLE: &str = "admin";
 
+/// Whom a request with the emergency key acts as. No token can be made for this user.
+pub const EMERGENCY_USER: &str = "keyward:emergency";
+
 /// The authenticated caller of a request, as the layer left it in the request's extensions.
 ///
 /// It comes from the layer alone: no header, no body and no handler can make one for a request. (An
@@ -64,18 +67,21 @@ pub enum AuthMethod {
     Jwt,
     /// An entry of a static list.
     Static,
+    /// The emergency key.
+    Emergency,
     /// A scheme of the application's own.
     Custom,
 }
 
 impl AuthMethod {
-    /// `api_key`, `jwt`, `static` or `custom`.
+    /// `api_key`, `jwt`, `static`, `emergency` or `custom`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ApiKey => "api_key",
             Self::Jwt => "jwt",
             Self::Static => "static",
+            Self::Emergency => "emergency",
             Self::Custom => "custom",
         }
     }

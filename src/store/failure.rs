@@ -39,6 +39,9 @@ pub enum StoreErrorKind {
     /// The token was changed in the meantime, or is not in a state for this.
     #[error("the token was changed in the meantime or cannot be changed any more")]
     Conflict,
+    /// The user is not a new one.
+    #[error("the user exists already")]
+    UserExists,
     /// The token's owner is suspended or offboarded, so they get no new tokens.
     #[error("the user is suspended or gone")]
     OwnerInactive,

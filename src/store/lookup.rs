@@ -22,6 +22,7 @@ use crate::{
         Owner, StoreError, StoreErrorKind, TokenStore, Usage,
         cache::{Cached, Dead, Entered, Found, TokenCache},
         denied::Denied,
+        directory::{Directory, Standing, Unheard},
         lineage::Lineage,
     },
     time::{Clock, UnixTime},
@@ -61,6 +62,8 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters<TokenId, TokenMeter>,
     /// The rate limit that all keys of a user share.
     pub(crate) owner_rate: Option<(RateLimit, Meters<UserId, RateMeter>)>,
+    /// The application's own source of users.
+    pub(crate) directory: Option<Directory>,
     pub(crate) usage: UsageQueue,
     /// Whether a token was ever seen here that ends with another one.
     pub(crate) families: AtomicBool,
@@ -179,9 +182,13 @@ impl Inner {
         match self.watch(self.store.find(digest).await) {
             Err(_) => Found::Failed,
             Ok(Some(record)) if record.digest == *digest => {
-                match (self.know_denials().await, self.lineage(&record, asked_at).await) {
-                    (Ok(()), Ok(lineage)) => self.judge(&record, &lineage, asked_at),
-                    _ => Found::Failed,
+                if self.know_denials().await.is_err() {
+                    return Found::Failed;
+                }
+                let Ok(lineage) = self.lineage(&record, asked_at).await else { return Found::Failed };
+                match self.standing(&record.owner).await {
+                    Ok(standing) => self.judge(&record, &lineage, standing, asked_at),
+                    Err(Unheard) => Found::Failed,
                 }
             }
             Ok(Some(record)) => {
@@ -195,7 +202,7 @@ impl Inner {
 
     /// The verdict over a record, good for the staleness bound or until its state, or that of a token that it
     /// ends with, changes.
-    fn judge(&self, record: &TokenRecord, lineage: &Lineage, now: UnixTime) -> Found {
+    fn judge(&self, record: &TokenRecord, lineage: &Lineage, standing: Standing, now: UnixTime) -> Found {
         let policy = self.lifetimes.policy(record.class);
         let decision = decide(record, policy, now, RequestClass::Safe);
         let access = match decision.access() {
@@ -206,7 +213,7 @@ impl Inner {
                 return Found::Dead(Arc::new(Dead { fresh_until, ..dead }));
             }
         };
-        let active = self.denied.read().is_active(&record.owner);
+        let active = standing.active && self.denied.read().is_active(&record.owner);
         if !active || !lineage.lives {
             let reason = if active { Refusal::ParentEnded } else { Refusal::UserInactive };
             return Found::Dead(Arc::new(self.dead(record.digest, reason, Some(record), now)));
@@ -223,7 +230,9 @@ impl Inner {
             read_only: access == Access::ReadOnly,
             revision: record.revision as u32,
             fresh_from: now,
-            fresh_until: now.saturating_add(self.staleness).min(decision.until()).min(lineage.until),
+            fresh_until: (now.saturating_add(self.staleness).min(decision.until()))
+                .min(lineage.until)
+                .min(standing.until),
             expires_at: record.expires_at.unwrap_or(UnixTime::MAX),
             hard_end: hard_end(record, policy),
             rolling: record.rolling.then_some(record.class),
@@ -249,6 +258,17 @@ impl Inner {
             false => self.meters.of(&record.id, now),
         };
         Some(Limiter::new(record.limits, meter, owner, record.quota_use, now))
+    }
+
+    /// What the application's own source says of `user`.
+    pub(crate) async fn standing(&self, user: &UserId) -> Result<Standing, Unheard> {
+        match &self.directory {
+            None => Ok(Standing::ALWAYS),
+            Some(directory) => match directory.known(user, self.clock.now()) {
+                Some(standing) => Ok(standing),
+                None => directory.ask(user, &*self.clock, &self.audit).await,
+            },
+        }
     }
 
     fn dead(

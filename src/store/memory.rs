@@ -42,6 +42,8 @@ struct Tokens {
     ids: HashMap<TokenDigest, TokenId>,
     own: HashMap<UserId, BTreeSet<TokenId>>,
     reminders: Reminders,
+    /// Whoever ever had a token.
+    owners: HashSet<UserId>,
     users: HashMap<UserId, UserState>,
     jwts: HashMap<JwtId, UnixTime>,
 }
@@ -87,6 +89,7 @@ impl Tokens {
         if self.by_id.contains_key(&record.id) || self.ids.contains_key(&record.digest) {
             return Err(StoreErrorKind::Duplicate.into());
         }
+        self.owners.insert(record.owner.clone());
         self.ids.insert(record.digest, record.id);
         self.own.entry(record.owner.clone()).or_default().insert(record.id);
         if record.expires_at.is_some() {
@@ -190,6 +193,14 @@ impl TokenStore for MemoryStore {
         let active = || own().filter(|other| other.counts_as_active(record.created_at)).count();
         if limit.is_some_and(|limit| active() >= limit as usize) {
             return Err(StoreErrorKind::LimitReached.into());
+        }
+        tokens.insert(record)
+    }
+
+    async fn register(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        let mut tokens = self.write();
+        if tokens.owners.contains(&record.owner) || tokens.users.contains_key(&record.owner) {
+            return Err(StoreErrorKind::UserExists.into());
         }
         tokens.insert(record)
     }

@@ -17,6 +17,7 @@ pub(crate) mod cache;
 mod change;
 mod denial;
 pub(crate) mod denied;
+pub(crate) mod directory;
 mod failure;
 mod family;
 pub(crate) mod lineage;
@@ -33,6 +34,7 @@ pub use audit::{
 };
 pub use change::{Change, Rotation, Usage};
 pub use denial::{Denials, JwtId, JwtRevocation, UserState, UserStatus};
+pub use directory::UserDirectory;
 pub use failure::{StoreError, StoreErrorKind};
 pub use family::{Ended, Reach, Revoked, Room};
 pub use lookup::TokenLookup;
@@ -174,6 +176,20 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         Err(StoreErrorKind::ReadOnly.into())
     }
 
+    /// Stores the first token of a new user, who is not new any more from then on. New is whose id the store has
+    /// never seen: no token of theirs was ever stored, whatever became of it, and no state was set. So whoever
+    /// takes tokens away for good must keep the ids of their owners.
+    ///
+    /// A store that does not keep those leaves this as it is.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::UserExists`] when the owner is not new; [`StoreErrorKind::Duplicate`] when the id or
+    /// digest is taken.
+    async fn register(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        let _ = record;
+        Err(StoreErrorKind::ReadOnly.into())
+    }
+
     /// In one transaction: `user` is offboarded, their JWTs issued by `at` do not count, and every token
     /// of theirs that is not revoked yet is. Returns the digests of those.
     async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
@@ -293,6 +309,10 @@ impl<T: TokenStore + ?Sized> TokenStore for Arc<T> {
 
     async fn set_user_state(&self, state: &UserState) -> Result<(), StoreError> {
         (**self).set_user_state(state).await
+    }
+
+    async fn register(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        (**self).register(record).await
     }
 
     async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {

@@ -96,7 +96,8 @@ fn program() -> PathBuf {
 
 fn spawn(folder: &Path, settings: &[(&str, &str)]) -> Child {
     let mut command = Command::new(program());
-    for name in ["API_TOKENS", "RUST_LOG", "KEYWARD_ADMIN_USERS", "KEYWARD_DATABASE_URL"] {
+    for name in ["API_TOKENS", "RUST_LOG", "KEYWARD_ADMIN_USERS", "KEYWARD_DATABASE_URL", "KEYWARD_BOOTSTRAP"]
+    {
         command.env_remove(name);
     }
     let command =
@@ -128,6 +129,23 @@ impl Service {
         }
         let address = address.unwrap_or_else(|| panic!("it did not start: {:?}", log.lines.lock().unwrap()));
         Self { child: Arc::new(Mutex::new(child)), address, admin_key, log }
+    }
+
+    /// Sends it a request with these headers alone.
+    pub(crate) fn with_headers(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.with_body(method, path, headers, b"")
+    }
+
+    /// The same with a body.
+    pub(crate) fn with_body(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        self.write(method, path, &lines, body).unwrap().expect("the service answers")
     }
 
     /// Starts it with settings that it must refuse, and waits for its end.
@@ -169,6 +187,21 @@ impl Service {
     /// How many alerts of this kind it has logged.
     pub(crate) fn alerts(&self, kind: &str) -> usize {
         count_alerts(&self.log.lines.lock().unwrap(), kind)
+    }
+
+    /// The lines with this text that it has logged so far.
+    pub(crate) fn logged(&self, text: &str) -> Vec<String> {
+        self.log.lines.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+
+    /// Waits for a line with all of these texts.
+    pub(crate) fn wait_for_line(&self, texts: &[&str]) {
+        let lines = self.log.lines.lock().unwrap();
+        let is_it = |line: &String| texts.iter().all(|text| line.contains(text));
+        let missing = |lines: &mut Vec<String>| !lines.iter().any(is_it);
+        let (lines, waited) =
+            self.log.grown.wait_timeout_while(lines, Duration::from_secs(5), missing).unwrap();
+        assert!(!waited.timed_out(), "no line with {texts:?} among {lines:?}");
     }
 
     /// Waits until it has logged exactly so many alerts of this kind.
@@ -215,16 +248,20 @@ impl Service {
         body: &[u8],
         kind: &str,
     ) -> std::io::Result<Option<Answer>> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let key = match key {
             "" => String::new(),
             key if key.starts_with("Bearer ") => format!("Authorization: {key}\r\n"),
             key => format!("X-API-Key: {key}\r\n"),
         };
+        self.write(method, path, &format!("{key}Content-Type: {kind}\r\n"), body)
+    }
+
+    fn write(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> std::io::Result<Option<Answer>> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let length = body.len();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\n{key}Content-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n"
         );
         stream.write_all(head.as_bytes())?;
         // A refusal may come before the whole body is read; then writing fails and the answer is there.

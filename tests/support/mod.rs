@@ -322,6 +322,11 @@ impl TokenStore for UnrulyStore {
         self.memory.set_user_state(state).await
     }
 
+    async fn register(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        self.misbehave().await?;
+        self.memory.register(record).await
+    }
+
     async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
         self.misbehave().await?;
         self.memory.offboard(user, at).await

@@ -161,13 +161,37 @@ impl SqliteOptions {
     /// [`StoreErrorKind::Incompatible`] when it belongs to another application or a newer keyward, or
     /// SQLite is older than 3.51.3.
     pub async fn open(self) -> Result<SqliteStore, StoreError> {
+        let store = self.open_late()?;
+        store.writer.call(|_| Ok(())).await?;
+        Ok(store)
+    }
+
+    /// A store whose file is opened by the first call that needs it, for a service that must start without its
+    /// store: with an [`EmergencyAuth`](crate::auth::EmergencyAuth), say. Calls fail as [`open`](Self::open)
+    /// would until the file is in order, which is tried four times a second at most; nothing needs to be started
+    /// anew then.
+    ///
+    /// ```
+    /// use keyward::{TokenManager, store::SqliteOptions};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tokens = TokenManager::new(SqliteOptions::new("/not/mounted/yet/keys.db").open_late()?);
+    /// assert!(tokens.health().await.is_err()); // and fine from when it is mounted
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unavailable`] when the path can be none, or no thread could be started.
+    pub fn open_late(self) -> Result<SqliteStore, StoreError> {
         let path = std::path::absolute(&self.path).map_err(|error| {
             let sentence = format!("the database path {} cannot be used: {error}", self.path.display());
             StoreError::new(StoreErrorKind::Unavailable, sentence)
         })?;
-        let file = Arc::new(SharedFile::new(Target { path, busy_timeout: self.busy_timeout }));
+        let target = Target { path, busy_timeout: self.busy_timeout };
+        let file = Arc::new(SharedFile::new(target, self.check_on_open));
         let writer = Crew::start(Role::Writer, 1, &file)?;
-        writer.create(self.check_on_open).await?;
         let readers = Crew::start(Role::Reader, self.readers, &file)?;
         let watcher = Crew::start(Role::Watcher, 1, &file)?;
         let upkeep = Crew::start(Role::Upkeep, 1, &file)?;
@@ -180,6 +204,11 @@ impl TokenStore for SqliteStore {
     async fn insert(&self, record: &TokenRecord, limit: Option<u32>) -> Result<(), StoreError> {
         let record = record.clone();
         self.writer.call(move |connection| queries::insert(connection, &record, limit)).await
+    }
+
+    async fn register(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        let record = record.clone();
+        self.writer.call(move |connection| queries::register(connection, &record)).await
     }
 
     async fn find(&self, digest: &TokenDigest) -> Result<Option<TokenRecord>, StoreError> {

@@ -96,6 +96,18 @@ pub(super) fn insert(
     })
 }
 
+pub(super) fn register(connection: &mut Connection, record: &TokenRecord) -> Result<(), Failure> {
+    write(connection, |transaction| {
+        let exists: bool = transaction
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM owners WHERE user_id = ?1) \
+                 OR EXISTS (SELECT 1 FROM users WHERE user_id = ?1)",
+            )?
+            .query_row([record.owner.as_str()], |row| row.get(0))?;
+        if exists { Err(StoreErrorKind::UserExists.into()) } else { insert_row(transaction, record) }
+    })
+}
+
 pub(super) fn update(
     connection: &mut Connection,
     owner: Option<&UserId>,
@@ -276,6 +288,10 @@ pub(super) fn insert_row(transaction: &Transaction<'_>, record: &TokenRecord) ->
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
         .execute(rusqlite::params_from_iter(usage))?;
+    // Stays when the token is gone: nobody else can become this user.
+    transaction
+        .prepare_cached("INSERT OR IGNORE INTO owners (user_id) VALUES (?1)")?
+        .execute([record.owner.as_str()])?;
     log_change(transaction, record)
 }
 

@@ -9,7 +9,7 @@ use crate::store::StoreErrorKind;
 pub(super) const APPLICATION_ID: i32 = 0x6b77_7264;
 
 /// One script for each version; a version, once released, never changes.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     "
     CREATE TABLE tokens (
         n INTEGER PRIMARY KEY,
@@ -117,6 +117,12 @@ const MIGRATIONS: [&str; 6] = [
     ALTER TABLE tokens ADD COLUMN warn_from INTEGER DEFAULT 0;
     CREATE INDEX tokens_warn_from ON tokens (warn_from)
         WHERE warn_from IS NOT NULL AND expires_at IS NOT NULL AND revoked_at IS NULL AND successor IS NULL;
+",
+    "
+    CREATE TABLE owners (
+        user_id TEXT NOT NULL PRIMARY KEY
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO owners SELECT DISTINCT user_id FROM tokens;
 ",
 ];
 

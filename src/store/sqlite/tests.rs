@@ -231,14 +231,16 @@ async fn a_file_of_the_first_version_gets_what_came_later() {
     let (_directory, path, store) = open().await;
     store.insert(&record(1), None).await.unwrap();
     drop(store);
-    let first = "DROP TABLE users; DROP TABLE revoked_jwts; DROP INDEX tokens_parent; DROP INDEX tokens_created_by; \
-                 DROP INDEX tokens_warn_from; ALTER TABLE tokens DROP COLUMN warn_from; \
+    let first = "DROP TABLE users; DROP TABLE revoked_jwts; DROP TABLE owners; DROP INDEX tokens_parent; \
+                 DROP INDEX tokens_created_by; DROP INDEX tokens_warn_from; ALTER TABLE tokens DROP COLUMN warn_from; \
                  ALTER TABLE tokens DROP COLUMN parent; ALTER TABLE tokens DROP COLUMN limits; \
                  ALTER TABLE tokens DROP COLUMN honeytoken; ALTER TABLE usage DROP COLUMN quota; \
                  DROP TABLE audit; DROP TABLE audit_chain; PRAGMA user_version = 1";
     Connection::open(&path).unwrap().execute_batch(first).unwrap();
     let store = SqliteStore::open(&path).await.unwrap();
     assert_eq!(store.find(&record(1).digest).await.unwrap(), Some(record(1)), "its seal still holds");
+    let again = store.register(&record(3)).await.unwrap_err();
+    assert_eq!(again.kind(), StoreErrorKind::UserExists, "who had a token then is no new user");
     let child = TokenRecord { parent: Some(record(1).id), honeytoken: true, ..record(2) };
     store.insert(&child, None).await.unwrap();
     assert_eq!(store.find(&child.digest).await.unwrap().as_ref(), Some(&child));
@@ -257,4 +259,54 @@ async fn a_file_of_the_first_version_gets_what_came_later() {
     assert_eq!(store.denials(NOW).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
     let event = Event::new(crate::event::EventKind::AdminOverride);
     assert_eq!(store.append(&[event]).await.unwrap().number, 1, "it has an audit log now");
+}
+
+#[tokio::test]
+async fn whose_tokens_are_all_gone_is_still_no_new_user() {
+    let (_directory, path, store) = open().await;
+    store.insert(&record(1), None).await.unwrap();
+    Connection::open(&path).unwrap().execute_batch("DELETE FROM usage; DELETE FROM tokens").unwrap();
+    assert_eq!(store.register(&record(2)).await.unwrap_err().kind(), StoreErrorKind::UserExists);
+    assert!(store.find(&record(2).digest).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_at_first_is_used_once_it_is_whole() {
+    let (directory, path, whole) = open().await;
+    whole.insert(&record(1), None).await.unwrap();
+    drop(whole);
+    while path.with_file_name("tokens.db-wal").exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let backup = directory.path().join("backup.db");
+    std::fs::rename(&path, &backup).unwrap();
+    std::fs::write(&path, [b'x'; 8192]).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(refusal(&path).await.0, StoreErrorKind::Corrupt);
+
+    let late = SqliteOptions::new(&path).open_late().unwrap();
+    for _ in 0..3 {
+        assert_eq!(late.find(&record(1).digest).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+        assert_eq!(late.health().await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+    }
+    std::fs::rename(&backup, &path).unwrap();
+    let back = async {
+        while late.health().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(2), back).await.expect("within two seconds of its return");
+    assert_eq!(late.find(&record(1).digest).await.unwrap(), Some(record(1)));
+}
+
+#[tokio::test]
+async fn a_file_that_is_opened_late_is_made_once_and_never_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokens.db");
+    let late = SqliteOptions::new(&path).open_late().unwrap();
+    assert!(!path.exists());
+    late.insert(&record(1), None).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(late.insert(&record(2), None).await.is_err());
+    assert!(!path.exists(), "a deleted file stays deleted");
 }

@@ -18,6 +18,9 @@ use super::{
 };
 use crate::store::{StoreError, StoreErrorKind};
 
+/// How long after a failure it is not tried again to open the file for the first time.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+
 /// How long a reader may go on with a file that was deleted or replaced.
 const READER_CHECK: Duration = Duration::from_millis(250);
 
@@ -91,21 +94,14 @@ impl Crew {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let work = move |worker: &mut Worker| worker.run(Link::reopen, |link| work(&mut link.connection));
-        self.send(Abandoned::Do, work).await
+        self.send(Abandoned::Do, move |worker| worker.run(|link| work(&mut link.connection))).await
     }
 
     pub(super) async fn call_link<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Link) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.send(Abandoned::Skip, move |worker| worker.run(Link::reopen, work)).await
-    }
-
-    /// Makes the file; the first call of all.
-    pub(super) async fn create(&self, check: bool) -> Result<(), StoreError> {
-        let open = move |target: &Target| Link::create(target, check);
-        self.send(Abandoned::Skip, move |worker| worker.run(open, |_| Ok(()))).await
+        self.send(Abandoned::Skip, move |worker| worker.run(work)).await
     }
 
     async fn send<T: Send + 'static>(
@@ -137,8 +133,21 @@ type Slot = Mutex<Option<Link>>;
 #[derive(Debug)]
 pub(super) struct SharedFile {
     pub(super) target: Target,
+    /// Whether the file is checked for damage when it is opened first.
+    check: bool,
+    first: Mutex<First>,
     slots: Mutex<Vec<Arc<Slot>>>,
     opened: Mutex<Opened>,
+}
+
+/// Whether the file has been opened in this process.
+#[derive(Debug, Default)]
+enum First {
+    #[default]
+    NotYet,
+    /// When it could not be, and why.
+    Failed(Instant, StoreError),
+    Done,
 }
 
 #[derive(Debug, Default)]
@@ -149,8 +158,30 @@ struct Opened {
 }
 
 impl SharedFile {
-    pub(super) fn new(target: Target) -> Self {
-        Self { target, slots: Mutex::default(), opened: Mutex::default() }
+    pub(super) fn new(target: Target, check: bool) -> Self {
+        Self { target, check, first: Mutex::default(), slots: Mutex::default(), opened: Mutex::default() }
+    }
+
+    /// A connection to the file. The first one makes it and brings it up to date; while that fails it is tried
+    /// by one thread at a time, and not all the time.
+    fn open(&self) -> Result<Link, Failure> {
+        let mut first = lock(&self.first);
+        match &*first {
+            First::Done => {
+                drop(first);
+                return Link::reopen(&self.target);
+            }
+            First::Failed(at, error) if monotonic_now().duration_since(*at) < FIRST_RETRY => {
+                return Err(error.clone().into());
+            }
+            First::NotYet | First::Failed(..) => {}
+        }
+        let opened = Link::create(&self.target, self.check);
+        *first = match &opened {
+            Ok(_) => First::Done,
+            Err(failure) => First::Failed(monotonic_now(), failure.error.clone()),
+        };
+        opened
     }
 
     fn count_in(&self, link: &mut Link) {
@@ -205,18 +236,13 @@ impl Worker {
         }
     }
 
-    fn run<T>(
-        &mut self,
-        open: impl FnOnce(&Target) -> Result<Link, Failure>,
-        work: impl FnOnce(&mut Link) -> Result<T, Failure>,
-    ) -> Result<T, StoreError> {
+    fn run<T>(&mut self, work: impl FnOnce(&mut Link) -> Result<T, Failure>) -> Result<T, StoreError> {
         self.retire_if_moved()?;
         let mut slot = lock(&self.slot);
         let link = match &mut *slot {
             Some(link) => link,
             empty => {
-                let link =
-                    open(&self.file.target).and_then(|link| self.prepare(link)).map_err(|f| f.error)?;
+                let link = self.file.open().and_then(|link| self.prepare(link)).map_err(|f| f.error)?;
                 empty.insert(link)
             }
         };

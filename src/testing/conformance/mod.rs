@@ -41,6 +41,7 @@ pub mod purging;
 pub mod racing;
 pub mod read_only;
 mod records;
+pub mod registering;
 pub mod revoking;
 pub mod room;
 pub mod rotating;
@@ -49,8 +50,9 @@ pub mod usage;
 pub mod warning;
 
 /// Checks every promise, each on a fresh store from `make`, and goes on after a broken one. Those of
-/// [`denying`], [`purging`] and [`warning`] are left out for a store that keeps no users' states, cannot remove
-/// tokens, or knows nothing of warnings, which it says by answering [`StoreErrorKind::ReadOnly`].
+/// [`denying`], [`registering`], [`purging`] and [`warning`] are left out for a store that keeps no users' states,
+/// cannot register users or remove tokens, or knows nothing of warnings, which it says by answering
+/// [`StoreErrorKind::ReadOnly`].
 ///
 /// ```
 /// use keyward::{store::MemoryStore, testing::conformance};
@@ -103,6 +105,10 @@ async fn can(asks: Asks, store: &dyn TokenStore) -> bool {
 
 async fn set_a_state(store: &dyn TokenStore) -> Result<(), StoreError> {
     store.set_user_state(&UserState::new(records::user("alice"), UserStatus::Suspended)).await
+}
+
+async fn register_one(store: &dyn TokenStore) -> Result<(), StoreError> {
+    store.register(&records::token(1, "alice")).await
 }
 
 async fn remove_nothing(store: &dyn TokenStore) -> Result<(), StoreError> {
@@ -359,9 +365,21 @@ const WARNING_PROMISES: &[(&str, Promise)] = promises! { (store)
 /// What not every store can do, and what those promise that can.
 const OPTIONAL: &[(Asks, &[(&str, Promise)])] = &[
     (|store| Box::pin(set_a_state(store)), DENYING_PROMISES),
+    (|store| Box::pin(register_one(store)), REGISTERING_PROMISES),
     (|store| Box::pin(remove_nothing(store)), PURGING_PROMISES),
     (|store| Box::pin(warn_of_nothing(store)), WARNING_PROMISES),
 ];
+
+const REGISTERING_PROMISES: &[(&str, Promise)] = promises! { (store)
+    registering {
+        new_users_are_stored_with_their_first_token
+        users_are_registered_once
+        users_with_tokens_are_not_new
+        users_with_a_state_are_not_new
+        taken_tokens_register_nobody
+        of_several_registrations_one_wins
+    }
+};
 
 const AUDIT_PROMISES: &[(&str, AuditPromise)] = promises! { (store)
     auditing {

@@ -141,7 +141,7 @@ pub async fn uses_and_changes_are_all_kept(store: &dyn TokenStore) {
 
 /// Panics unless `winners` of the calls succeeded and all others failed for this reason.
 #[track_caller]
-fn assert_winners<T>(outcomes: &[Result<T, StoreError>], winners: usize, others: StoreErrorKind) {
+pub(super) fn assert_winners<T>(outcomes: &[Result<T, StoreError>], winners: usize, others: StoreErrorKind) {
     let won = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
     assert_eq!(won, winners, "the number of calls that succeed, of {}", outcomes.len());
     for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {

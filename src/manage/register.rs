@@ -1,0 +1,101 @@
+//! New users, who come in by themselves.
+
+use std::net::IpAddr;
+
+use crate::{
+    error::Refusal,
+    event::{Event, EventKind},
+    id::UserId,
+    manage::{Actor, IssuedToken, NewToken, TokenError, TokenManager, report::failure},
+    store::{StoreError, StoreErrorKind},
+    time::UnixTime,
+};
+
+/// Ids that keyward gives out itself: to its own users, to static tokens without a label, and to users of whom
+/// nothing is known.
+const RESERVED: [&str; 3] = ["keyward:", "static:", PUBLIC];
+
+const PUBLIC: &str = "public:";
+
+impl TokenManager {
+    /// Lets `user` in, who must be new: stores them along with their first token, both or neither.
+    ///
+    /// New is who never had a token here, whatever became of it, and no state. Who has a role already (see
+    /// [`with_roles`](super::TokenManagerBuilder::with_roles)) is not new either, and ids that begin with
+    /// `keyward:`, `static:` or `public:` are not to be had. This knows nothing of users who only have static
+    /// tokens or JWTs: refuse their ids before.
+    ///
+    /// ```
+    /// use keyward::{TokenManager, UserId, manage::{NewToken, TokenError}, store::MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tokens = TokenManager::new(MemoryStore::new());
+    /// let alice = UserId::new("alice")?;
+    /// let first = tokens.register(&alice, NewToken::named("first key")).await?;
+    /// tokens.revoke(&alice, first.record.id).await?;
+    /// let again = tokens.register(&alice, NewToken::named("mine now")).await;
+    /// assert!(matches!(again, Err(TokenError::UserExists)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TokenError::UserExists`], [`TokenError::Invalid`], or [`TokenError::Store`], also when the store cannot
+    /// register anybody.
+    pub async fn register(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
+        let is_reserved = RESERVED.iter().any(|prefix| user.as_str().starts_with(prefix));
+        let has_roles = self.inner().roles.as_ref().is_some_and(|roles| !roles.roles_of(user).is_empty());
+        let taken = if is_reserved || has_roles { Err(TokenError::UserExists) } else { Ok(()) };
+        if let Err(error) = taken.and_then(|()| self.check_texts(user, &new)) {
+            // The id is the client's text and may be anything, so it is not repeated.
+            self.refuse_newcomer(error.refusal().unwrap_or(Refusal::InvalidValue), new.created_ip);
+            return Err(error);
+        }
+        self.let_in(user, new).await
+    }
+
+    /// Lets in a user of whom nothing is known: under an id of its own, `public:` and a random UUID.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn register_anybody(&self, new: NewToken) -> Result<IssuedToken, TokenError> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)
+            .map_err(|error| TokenError::Store(StoreError::new(StoreErrorKind::Unavailable, error)))?;
+        let id = uuid::Builder::from_random_bytes(random).into_uuid();
+        self.let_in(&UserId::from_valid(format!("{PUBLIC}{id}")), new).await
+    }
+
+    async fn let_in(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
+        let kind = EventKind::UserRegistered;
+        let mut report = self.report(Actor::User(user), kind, None);
+        report.client_ip = new.created_ip;
+        let result = self.within(self.try_let_in(user, new)).await;
+        let token = result.as_ref().ok().map(|issued| issued.record.id);
+        report.done(result.as_ref().map_or_else(failure, |_| kind), Some(user), token);
+        result
+    }
+
+    async fn try_let_in(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
+        self.check_texts(user, &new)?;
+        let _handing_out = self.issuing.rights.read().await;
+        self.require_standing(user).await?;
+        let (key, record) = self.draft(Actor::User(user), user, new)?;
+        self.ask(self.inner().store.register(&record)).await?;
+        self.inner().invalidate(&record.digest);
+        Ok(IssuedToken { key, record })
+    }
+
+    /// Reports somebody who was not let in.
+    pub(crate) fn refuse_newcomer(&self, reason: Refusal, ip: Option<IpAddr>) {
+        let event = Event::new(EventKind::OperationRefused(reason)).at_ip(ip);
+        self.inner().audit.emit(event.because(EventKind::UserRegistered.name()));
+    }
+
+    /// The time by this manager's clock.
+    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the module `api` asks"))]
+    pub(crate) fn now(&self) -> UnixTime {
+        self.lookup.now()
+    }
+}
