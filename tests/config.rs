@@ -109,7 +109,7 @@ fn nothing_needs_to_be_there_and_only_a_named_file_must() {
     assert_eq!(place.read(&named).unwrap().0.workers, 9);
     // The file cannot name another one.
     let place = Place::new("config = 'other.toml'");
-    assert_eq!(place.mistakes(&[]), ["`config` in shop.toml, line 1, is not known; the nearest is `admins`"]);
+    assert_eq!(place.mistakes(&[]), ["`config` in shop.toml, line 1, is not known; the nearest is `debug`"]);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn an_unknown_key_is_refused_with_the_nearest_name() {
         ("jwt_secret = 'x'", 1, "jwt_secret", "jwt.secret"),
         ("SHOP_WORKERS = 5", 1, "SHOP_WORKERS", "workers"),
         ("JWT_SECRET = 'x'", 1, "JWT_SECRET", "jwt.secret"),
-        ("[jwtt]\nsecret = 'x'", 1, "jwtt", "jwt.until"),
+        ("[jwtt]\nsecret = 'x'", 1, "jwtt", "[jwt]"),
         ("'jwt.secret' = 'x'", 1, "jwt.secret", "jwt.secret"),
         ("'net.ports' = [1]\n[net]\nports = [2]", 1, "net.ports", "net.ports"),
     ] {
@@ -229,12 +229,13 @@ fn a_file_of_something_else_is_refused_in_few_words() {
     for deep in [
         "[".repeat(100_000),
         format!("admins = {}", "[".repeat(100_000)),
-        format!("{}a = 1", "a.".repeat(100_000)),
+        format!("{}a = 1", "a.".repeat(500_000)),
         format!("[{}a]", "a.".repeat(100_000)),
         format!("a = {}", "{a=".repeat(100_000)),
     ] {
         let mistakes = Place::new(&deep).mistakes(&[]);
-        assert!(!mistakes.is_empty() && mistakes.iter().all(|mistake| mistake.len() < 500));
+        assert!(!mistakes.is_empty(), "{}", &deep[..20]);
+        assert!(mistakes.iter().all(|mistake| mistake.len() < 500), "{mistakes:?}");
     }
 }
 

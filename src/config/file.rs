@@ -25,7 +25,9 @@ pub(super) struct File {
     /// Everybody on this machine may read it.
     is_open: bool,
     /// What is not TOML, by line.
-    pub(super) faults: Vec<(usize, String)>,
+    faults: Vec<(usize, String)>,
+    /// The first line that should begin a table and does not: nobody knows where the keys below it belong.
+    lost_from: Option<usize>,
 }
 
 pub(super) type Table = BTreeMap<String, Item>;
@@ -76,8 +78,10 @@ impl File {
             let start = error.span().map_or(text.len(), |span| span.start);
             (lines.of(start), error.message().replace('\n', " "))
         };
-        let faults = errors.iter().map(fault).collect();
-        Self { items: lines.table(table.into_inner()), faults, ..Self::default() }
+        let faults: Vec<_> = errors.iter().map(fault).collect();
+        let is_header = |line: &usize| lines.text(*line, text).trim_start().starts_with('[');
+        let lost_from = faults.iter().map(|(line, _)| *line).filter(is_header).min();
+        Self { items: lines.table(table.into_inner()), faults, lost_from, ..Self::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -86,6 +90,15 @@ impl File {
 
     pub(super) fn is_open(&self) -> bool {
         self.is_open
+    }
+
+    pub(super) fn faults(&self) -> &[(usize, String)] {
+        &self.faults
+    }
+
+    /// Whether something is not TOML that may be the reason for anything odd in this line.
+    pub(super) fn is_doubtful(&self, line: usize) -> bool {
+        self.lost_from.is_some_and(|from| from < line) || self.faults.iter().any(|(fault, _)| *fault == line)
     }
 
     /// What stands at a key such as `jwt.secret`.
@@ -115,8 +128,15 @@ impl File {
 pub(super) struct Unknown {
     pub(super) line: usize,
     pub(super) path: String,
-    /// A value stands where a table is expected.
-    pub(super) is_table: bool,
+    pub(super) kind: UnknownKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum UnknownKind {
+    Value,
+    Table,
+    /// A value with the name of a table.
+    NoTable,
 }
 
 fn collect_unknown(table: &Table, above: &str, keys: &BTreeSet<&str>, unknown: &mut Vec<Unknown>) {
@@ -129,7 +149,9 @@ fn collect_unknown(table: &Table, above: &str, keys: &BTreeSet<&str>, unknown: &
         match &item.value {
             _ if is_name && keys.contains(&*path) => {}
             Value::Table(table) if is_table => collect_unknown(table, &inside, keys, unknown),
-            _ => unknown.push(Unknown { line: item.line, path, is_table }),
+            _ if is_table => unknown.push(Unknown { line: item.line, path, kind: UnknownKind::NoTable }),
+            Value::Table(_) => unknown.push(Unknown { line: item.line, path, kind: UnknownKind::Table }),
+            _ => unknown.push(Unknown { line: item.line, path, kind: UnknownKind::Value }),
         }
     }
 }
@@ -144,6 +166,11 @@ impl Lines {
 
     fn of(&self, position: usize) -> usize {
         self.0.partition_point(|start| *start <= position)
+    }
+
+    fn text<'t>(&self, line: usize, text: &'t str) -> &'t str {
+        let start = line.checked_sub(1).and_then(|at| self.0.get(at));
+        start.and_then(|start| text.get(*start..)).unwrap_or_default()
     }
 
     fn table(&self, table: DeTable<'_>) -> Table {

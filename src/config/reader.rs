@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::ConfigError;
 
 use super::{
-    file::{File, Unknown, Value},
+    file::{File, Unknown, UnknownKind, Value},
     found::{Found, MASKED, plain_value},
     nearest::nearest,
     report::{ConfigErrors, Entry, Problems, Report, Source},
@@ -235,7 +235,7 @@ impl Reader {
                 self.is_file_known = false;
             }
         }
-        for (line, message) in &self.file.faults {
+        for (line, message) in self.file.faults() {
             let sentence = format!("{}, line {line}, is not TOML: {message}", path.display());
             self.problems.mistake(Some(*line), sentence);
             self.is_file_known = false;
@@ -300,7 +300,7 @@ impl Reader {
         let subject = entry.map_or_else(|| format!("`{key}`"), Entry::subject);
         let line = entry.and_then(|entry| entry.source.line());
         // What is no TOML was told, and may be the reason.
-        if line.is_none_or(|line| !self.file.faults.iter().any(|(fault, _)| *fault == line)) {
+        if line.is_none_or(|line| !self.file.is_doubtful(line)) {
             self.problems.mistake(line, format!("{subject} {problem}"));
         }
     }
@@ -314,19 +314,28 @@ impl Reader {
     }
 
     fn refuse_unknown_keys(&mut self) {
-        let keys: BTreeSet<_> =
-            self.entries.iter().map(|entry| entry.key).filter(|key| *key != FILE).collect();
-        for Unknown { line, path, is_table } in self.file.unknown(&keys) {
+        let entries: Vec<_> = self.entries.iter().filter(|entry| entry.key != FILE).collect();
+        let keys: BTreeSet<_> = entries.iter().map(|entry| entry.key).collect();
+        let tables: BTreeSet<_> = keys.iter().flat_map(|key| tables_of(key)).collect();
+        for Unknown { line, path, kind } in self.file.unknown(&keys) {
             // People also write the variable's name into the file, and then mean its key.
-            let entries = self.entries.iter().filter(|entry| entry.key != FILE);
-            let names = entries.flat_map(|entry| [(entry.key, entry.key), (&*entry.variable, entry.key)]);
-            let problem = match nearest(&path, names) {
-                _ if is_table => format!("must be a table, such as `[{path}]`"),
-                Some((_, key)) => format!("is not known; the nearest is `{key}`"),
+            let names =
+                entries.iter().flat_map(|entry| [(entry.key, entry.key), (&*entry.variable, entry.key)]);
+            let nearest = match kind {
+                UnknownKind::Table => {
+                    nearest(&path, tables.iter().map(|table| (*table, ()))).map(table_header)
+                }
+                _ => nearest(&path, names).map(|(_, key)| key.to_owned()),
+            };
+            let problem = match nearest {
+                _ if kind == UnknownKind::NoTable => format!("must be a table, such as `[{path}]`"),
+                Some(nearest) => format!("is not known; the nearest is `{nearest}`"),
                 None => "is not known".to_owned(),
             };
-            let source = self.file.source(line);
-            self.problems.mistake(Some(line), format!("`{}` in {source}, {problem}", plain_name(&path)));
+            if !self.file.is_doubtful(line) {
+                let sentence = format!("`{}` in {}, {problem}", plain_name(&path), self.file.source(line));
+                self.problems.mistake(Some(line), sentence);
+            }
         }
     }
 
@@ -365,6 +374,15 @@ impl Reader {
 
 /// The setting that names the file. It cannot stand in the file.
 const FILE: &str = "config";
+
+/// The tables in which a key stands, such as `a` and `a.b` for `a.b.c`.
+fn tables_of(key: &str) -> impl Iterator<Item = &str> {
+    key.match_indices('.').filter_map(|(at, _)| key.get(..at))
+}
+
+fn table_header((table, ()): (&str, ())) -> String {
+    format!("[{table}]")
+}
 
 /// A name that somebody else chose, for a message: short, without control characters, and without what could be a
 /// secret in the wrong place.
