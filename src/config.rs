@@ -35,7 +35,7 @@
 //! # assert_eq!((settings.listen.port(), settings.workers, settings.admins.len()), (3000, 8, 0));
 //! # let table = report.to_string();
 //! # assert!(!table.contains("sesame") && !format!("{settings:?}").contains("sesame"), "{table}");
-//! # assert!(table.contains("environment variable `SHOP_WORKERS`") && table.contains("default"), "{table}");
+//! # assert!(table.contains("environment variable SHOP_WORKERS") && table.contains("default"), "{table}");
 //! # Ok::<(), keyward::config::ConfigErrors>(())
 //! ```
 //!
@@ -44,7 +44,8 @@
 //! * **Names.** The key `signing.key` is `key` in the file's table `[signing]`, and the variable of the prefix and
 //!   `SIGNING_KEY`. A variable of another name goes beside the key: `("jwt.secret", "JWT_SECRET")`.
 //! * **Order.** A variable wins over the file, the file over the default. An empty variable, or one of white
-//!   space, is as good as none.
+//!   space, is as good as none, unless it should be a secret or [`Setting::refuse_empty`] says otherwise: then it is a
+//!   mistake. An empty text in the file always is.
 //! * **File.** TOML 1.1 of at most 1 MiB. It may be absent, unless the variable of the prefix and `CONFIG` names it. An
 //!   unknown key refuses to start, with the nearest name that is known.
 //! * **Unknown variables** with the prefix are warnings, since others may share an environment.
@@ -58,12 +59,14 @@ mod found;
 mod nearest;
 mod reader;
 mod report;
+mod setting;
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf};
 
 pub use self::{
-    reader::{Name, Reader, Secret, Setting},
+    reader::Reader,
     report::{ConfigErrors, Entry, Report, Source},
+    setting::{Name, Secret, Setting},
 };
 
 /// Where settings come from.
@@ -76,7 +79,7 @@ pub use self::{
 /// assert_eq!(colour, "red");
 /// assert_eq!(
 ///     report.warnings(),
-///     ["the environment variable `SHOP_COLOR` is not known and has no effect; the nearest is `SHOP_COLOUR`"]
+///     ["environment variable SHOP_COLOR: not known, so without effect; the nearest is SHOP_COLOUR"]
 /// );
 /// # Ok::<(), keyward::config::ConfigErrors>(())
 /// ```

@@ -104,12 +104,12 @@ fn nothing_needs_to_be_there_and_only_a_named_file_must() {
     let other = place.0.path().join("other.toml");
     let named = [("SHOP_CONFIG", other.to_str().unwrap())];
     let error = place.read(&named).unwrap_err().to_string();
-    assert!(error.contains("other.toml cannot be opened"), "{error}");
+    assert!(error.contains("other.toml: cannot be opened"), "{error}");
     fs::write(&other, "workers = 9").unwrap();
     assert_eq!(place.read(&named).unwrap().0.workers, 9);
     // The file cannot name another one.
     let place = Place::new("config = 'other.toml'");
-    assert_eq!(place.mistakes(&[]), ["`config` in shop.toml, line 1, is not known; the nearest is `debug`"]);
+    assert_eq!(place.mistakes(&[]), ["config (shop.toml, line 1): not known; the nearest is debug"]);
 }
 
 #[test]
@@ -125,11 +125,11 @@ fn lists_are_arrays_in_the_file_and_have_commas_in_a_variable() {
     assert!(Place::new("admins = []").read(&[]).unwrap().0.admins.is_empty());
     assert_eq!(
         Place::new("admins = 'alice,bob'\nnet.ports = [80,\n [1]]").mistakes(&[]),
-        ["`net.ports` in shop.toml, line 2, must be a list of single values"]
+        ["net.ports (shop.toml, line 2): must be a list of single values"]
     );
     assert_eq!(
         Place::new("").mistakes(&[("SHOP_NET_PORTS", "80,http")]),
-        ["the environment variable `SHOP_NET_PORTS` is wrong at value 2: invalid digit found in string"]
+        ["environment variable SHOP_NET_PORTS: value 2: invalid digit found in string"]
     );
 }
 
@@ -138,20 +138,20 @@ fn values_of_a_file_have_types() {
     let place = Place::new("[jwt]\nuntil = 2026-12-01T00:00:00Z");
     assert_eq!(place.read(&[]).unwrap().0.until.as_deref(), Some("2026-12-01T00:00:00Z"));
     for (file, mistake) in [
-        ("workers = '8'", "`workers` in shop.toml, line 1, must be a whole number from 1 to 64"),
-        ("workers = 65", "`workers` in shop.toml, line 1, must be a whole number from 1 to 64"),
-        ("workers = 99999999999999999999999999999999999999999", "`workers` in shop.toml, line 1, must be"),
-        ("workers = 1.5", "`workers` in shop.toml, line 1, must be a whole number from 1 to 64"),
-        ("\ndebug = 'true'", "`debug` in shop.toml, line 2, must be `true` or `false`"),
-        ("debug = 1", "`debug` in shop.toml, line 1, must be `true` or `false`"),
-        ("listen = 5", "`listen` in shop.toml, line 1, is wrong: invalid socket address syntax"),
-        ("listen = ['a']", "`listen` in shop.toml, line 1, must be a single value"),
-        ("listen = ''", "`listen` in shop.toml, line 1, is empty; give it a value or remove the line"),
-        ("jwt.secret = 5", "`jwt.secret` in shop.toml, line 1, must be a text in quotes"),
-        ("jwt.secret = ' '", "`jwt.secret` in shop.toml, line 1, is empty"),
-        ("jwt = 'secret'", "`jwt` in shop.toml, line 1, must be a table, such as `[jwt]`"),
-        ("[[jwt]]\nsecret = 'a'", "`jwt` in shop.toml, line 1, must be a table, such as `[jwt]`"),
-        ("[listen]\nport = 1", "`listen` in shop.toml, line 1, must be a single value"),
+        ("workers = '8'", "workers (shop.toml, line 1): must be a whole number from 1 to 64"),
+        ("workers = 65", "workers (shop.toml, line 1): must be a whole number from 1 to 64"),
+        ("workers = 99999999999999999999999999999999999999999", "workers (shop.toml, line 1): must be"),
+        ("workers = 1.5", "workers (shop.toml, line 1): must be a whole number from 1 to 64"),
+        ("\ndebug = 'true'", "debug (shop.toml, line 2): must be `true` or `false`"),
+        ("debug = 1", "debug (shop.toml, line 1): must be `true` or `false`"),
+        ("listen = 5", "listen (shop.toml, line 1): invalid socket address syntax"),
+        ("listen = ['a']", "listen (shop.toml, line 1): must be a single value"),
+        ("listen = ''", "listen (shop.toml, line 1): empty; unset it, or give it a value"),
+        ("jwt.secret = 5", "jwt.secret (shop.toml, line 1): must be a text in quotes"),
+        ("jwt.secret = ' '", "jwt.secret (shop.toml, line 1): empty"),
+        ("jwt = 'secret'", "jwt (shop.toml, line 1): must be a table, such as `[jwt]`"),
+        ("[[jwt]]\nsecret = 'a'", "jwt (shop.toml, line 1): must be a table, such as `[jwt]`"),
+        ("[listen]\nport = 1", "listen (shop.toml, line 1): must be a single value"),
     ] {
         let mistakes = Place::new(file).mistakes(&[]);
         assert_eq!(mistakes.len(), 1, "{file}: {mistakes:?}");
@@ -159,7 +159,7 @@ fn values_of_a_file_have_types() {
     }
     for value in ["yes", "1", "TRUE", "on"] {
         let mistakes = Place::new("").mistakes(&[("SHOP_DEBUG", value)]);
-        assert_eq!(mistakes, ["the environment variable `SHOP_DEBUG` must be `true` or `false`"]);
+        assert_eq!(mistakes, ["environment variable SHOP_DEBUG: must be `true` or `false`"]);
     }
 }
 
@@ -175,13 +175,12 @@ fn an_unknown_key_is_refused_with_the_nearest_name() {
         ("'jwt.secret' = 'x'", 1, "jwt.secret", "jwt.secret"),
         ("'net.ports' = [1]\n[net]\nports = [2]", 1, "net.ports", "net.ports"),
     ] {
-        let expected =
-            format!("`{name}` in shop.toml, line {line}, is not known; the nearest is `{nearest}`");
+        let expected = format!("{name} (shop.toml, line {line}): not known; the nearest is {nearest}");
         assert_eq!(Place::new(file).mistakes(&[]), [expected], "{file}");
     }
     let place = Place::new("a = 1");
     let errors = place.sources(&[]).read(|_| Some(())).unwrap_err();
-    assert!(errors.sentences()[0].ends_with("shop.toml, line 1, is not known"), "{errors}");
+    assert!(errors.sentences()[0].ends_with("shop.toml, line 1): not known"), "{errors}");
 }
 
 #[test]
@@ -191,13 +190,13 @@ fn all_mistakes_are_told_at_once_and_in_order() {
     );
     let mistakes = place.mistakes(&[("SHOP_DEBUG", "2"), ("SHOP_ADMIN", "a"), ("SHOP_JWT_UNTIL", "now")]);
     let starts = [
-        "`workers` in shop.toml, line 1, must be",
-        "shop.toml, line 2, is not TOML: duplicate key",
-        "shop.toml, line 3, is not TOML: ",
-        "`net.portz` in shop.toml, line 5, is not known",
-        "`jwt.secret` in shop.toml, line 11, must be",
-        "`jwt.foo` in shop.toml, line 12, is not known",
-        "the environment variable `SHOP_DEBUG` must be",
+        "workers (shop.toml, line 1): must be",
+        "shop.toml, line 2: not TOML: duplicate key",
+        "shop.toml, line 3: not TOML: ",
+        "net.portz (shop.toml, line 5): not known",
+        "jwt.secret (shop.toml, line 11): must be",
+        "jwt.foo (shop.toml, line 12): not known",
+        "environment variable SHOP_DEBUG: must be",
     ];
     assert_eq!(mistakes.len(), starts.len(), "{mistakes:#?}");
     for (mistake, start) in mistakes.iter().zip(starts) {
@@ -205,8 +204,8 @@ fn all_mistakes_are_told_at_once_and_in_order() {
         assert_eq!(mistake.lines().count(), 1, "{mistake}");
     }
     let text = place.read(&[("SHOP_ADMIN", "a")]).unwrap_err().to_string();
-    assert!(text.starts_with("6 settings are wrong:\n- `workers` in "), "{text}");
-    assert!(text.contains("\nwarning: the environment variable `SHOP_ADMIN` is not known"), "{text}");
+    assert!(text.starts_with("6 settings are wrong:\n- workers ("), "{text}");
+    assert!(text.contains("\nwarning: environment variable SHOP_ADMIN: not known"), "{text}");
 }
 
 #[test]
@@ -218,13 +217,13 @@ fn a_file_of_something_else_is_refused_in_few_words() {
 
     let place = Place::new(&"# longer than any settings\n".repeat(50_000));
     assert!(
-        place.mistakes(&[])[0].ends_with("shop.toml is longer than 1 MiB, which cannot be a settings file")
+        place.mistakes(&[])[0].ends_with("shop.toml: longer than 1 MiB, which cannot be a settings file")
     );
     fs::write(place.file(), [0xff, 0xfe, b'a']).unwrap();
-    assert!(place.mistakes(&[])[0].ends_with("shop.toml is not valid UTF-8"));
+    assert!(place.mistakes(&[])[0].ends_with("shop.toml: not valid UTF-8"));
     fs::remove_file(place.file()).unwrap();
     fs::create_dir(place.file()).unwrap();
-    assert!(place.mistakes(&[])[0].contains("shop.toml cannot be read: "));
+    assert!(place.mistakes(&[])[0].contains("shop.toml: cannot be read: "));
 
     for deep in [
         "[".repeat(100_000),
@@ -248,8 +247,8 @@ fn an_unknown_variable_is_a_warning_with_the_nearest_name() {
     assert_eq!(
         report.warnings(),
         [
-            "the environment variable `SHOP_LISTENS` is not known and has no effect; the nearest is `SHOP_LISTEN`",
-            "the environment variable `shop_debug` is not known and has no effect; the nearest is `SHOP_DEBUG`",
+            "environment variable SHOP_LISTENS: not known, so without effect; the nearest is SHOP_LISTEN",
+            "environment variable shop_debug: not known, so without effect; the nearest is SHOP_DEBUG",
         ]
     );
     let (_, report) = Sources::new("").with_variables(variables).read(Settings::read).unwrap();
@@ -267,11 +266,11 @@ fn a_variable_that_is_no_text_is_refused_if_it_is_ours() {
     };
     assert_eq!(
         read("SHOP_LISTEN").unwrap_err().to_string(),
-        "the environment variable `SHOP_LISTEN` is not valid UTF-8"
+        "environment variable SHOP_LISTEN: not valid UTF-8"
     );
     assert_eq!(
         read("JWT_SECRET").unwrap_err().to_string(),
-        "the environment variable `JWT_SECRET` is not valid UTF-8"
+        "environment variable JWT_SECRET: not valid UTF-8"
     );
     assert!(read("OTHER").unwrap().1.warnings().is_empty());
 }
@@ -288,11 +287,7 @@ fn a_file_with_a_secret_that_everybody_can_read_is_a_warning() {
         let (_, report) = place.read(&[]).unwrap();
         assert_eq!(report.warnings().len(), usize::from(warns), "{file} {mode:o}");
         if warns {
-            assert!(
-                report.warnings()[0].contains("holds the secret `jwt.secret`"),
-                "{:?}",
-                report.warnings()
-            );
+            assert!(report.warnings()[0].contains("holds the secret jwt.secret"), "{:?}", report.warnings());
         }
         // A secret that comes from elsewhere is not in it.
         let (_, report) = place.read(&[("JWT_SECRET", "b")]).unwrap();
@@ -342,7 +337,7 @@ fn a_secret_is_seen_nowhere() {
         assert!(wrong.is_none() && !format!("{config:?}{shown}").contains("7f3aX91kQw0b"));
         Some(())
     });
-    assert_eq!(read.unwrap_err().sentences(), ["the environment variable `JWT_SECRET` is wrong: a sentence"]);
+    assert_eq!(read.unwrap_err().sentences(), ["environment variable JWT_SECRET: a sentence"]);
 }
 
 #[test]
@@ -353,16 +348,16 @@ fn a_required_setting_is_missed_unless_its_file_was_not_understood() {
         Some((url?, workers))
     };
     let place = Place::new("");
-    let missing = "`database.url` (`SHOP_DATABASE_URL`) is missing; set one of the two";
+    let missing = "database.url (environment variable SHOP_DATABASE_URL): missing; set one of the two";
     let errors = place.sources(&[("SHOP_WORKERS", "0")]).read(read).unwrap_err();
     assert_eq!(
         errors.sentences(),
-        [missing, "the environment variable `SHOP_WORKERS` must be a whole number from 1 to 64"]
+        [missing, "environment variable SHOP_WORKERS: must be a whole number from 1 to 64"]
     );
     assert_eq!(place.sources(&[("SHOP_DATABASE_URL", "a")]).read(read).unwrap().0, ("a".to_owned(), 4));
 
     let errors = Place::new("[database\nurl = 'a'").sources(&[]).read(read).unwrap_err();
-    assert!(errors.sentences().iter().all(|sentence| sentence.contains("is not TOML")), "{errors}");
+    assert!(errors.sentences().iter().all(|sentence| sentence.contains(": not TOML")), "{errors}");
     let refused = place.sources(&[]).read(|_| None::<()>).unwrap_err();
     assert_eq!(refused.to_string(), "the settings were refused without a reason");
 }
@@ -381,10 +376,10 @@ fn what_follows_from_a_mistake_is_not_told_as_another_one() {
         |variables: &[(&str, &str)]| Sources::new("SHOP_").with_variables(variables.iter().copied());
     let sentences =
         |variables: &[(&str, &str)]| sources(variables).read(read).unwrap_err().sentences().to_vec();
-    assert_eq!(sentences(&[("SHOP_MAIL", "true")]), ["the environment variable `SHOP_MAIL` needs a sender"]);
+    assert_eq!(sentences(&[("SHOP_MAIL", "true")]), ["environment variable SHOP_MAIL: needs a sender"]);
     assert_eq!(
         sentences(&[("SHOP_MAIL", "true"), ("SHOP_FROM", "nobody")]),
-        ["the environment variable `SHOP_FROM` is wrong: invalid socket address syntax"]
+        ["environment variable SHOP_FROM: invalid socket address syntax"]
     );
     assert!(!sources(&[]).read(read).unwrap().0);
     assert!(sources(&[("SHOP_MAIL", "false")]).read(read).unwrap().0);

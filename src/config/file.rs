@@ -64,9 +64,9 @@ impl File {
         let read = file.take(LONGEST + 1).read_to_end(&mut bytes);
         read.map_err(|error| format!("cannot be read: {error}"))?;
         if bytes.len() as u64 > LONGEST {
-            return Err("is longer than 1 MiB, which cannot be a settings file".to_owned());
+            return Err("longer than 1 MiB, which cannot be a settings file".to_owned());
         }
-        let text = String::from_utf8(bytes).map_err(|_| "is not valid UTF-8".to_owned())?;
+        let text = String::from_utf8(bytes).map_err(|_| "not valid UTF-8".to_owned())?;
         Ok(Self { path: path.to_owned(), is_open, ..Self::parse(&text) })
     }
 

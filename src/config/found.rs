@@ -16,22 +16,16 @@ pub(super) enum Found<'t> {
 }
 
 impl<'t> Found<'t> {
-    /// A variable, unless it is empty.
-    pub(super) fn variable(text: &'t OsStr) -> Option<Self> {
-        match text.to_str() {
-            Some(text) => Some(Self::Variable(text)).filter(|_| !text.trim().is_empty()),
-            None => Some(Self::NotText),
-        }
+    pub(super) fn variable(text: &'t OsStr) -> Self {
+        text.to_str().map_or(Self::NotText, Self::Variable)
     }
 
-    /// Itself, if there is any text in it.
-    pub(super) fn present(self) -> Result<Self, String> {
+    /// A text of nothing but white space.
+    pub(super) fn is_empty(self) -> bool {
         match self {
-            Self::NotText => Err("is not valid UTF-8".to_owned()),
-            Self::File(Value::Text(text)) if text.trim().is_empty() => {
-                Err("is empty; give it a value or remove the line".to_owned())
-            }
-            found => Ok(found),
+            Self::Variable(text) => text.trim().is_empty(),
+            Self::File(Value::Text(text)) => text.trim().is_empty(),
+            _ => false,
         }
     }
 

@@ -9,15 +9,12 @@ use std::{
     str::FromStr,
 };
 
-use zeroize::Zeroizing;
-
-use crate::ConfigError;
-
 use super::{
     file::{File, Unknown, UnknownKind, Value},
     found::{Found, MASKED, plain_value},
     nearest::nearest,
     report::{ConfigErrors, Entry, Problems, Report, Source},
+    setting::{Name, Secret, Setting},
 };
 
 /// Reads settings, and keeps what is wrong with them until [`Sources::read`](super::Sources::read) tells it.
@@ -37,7 +34,7 @@ use super::{
 /// let errors = Sources::new("SHOP_").with_variables([("SHOP_MAIL_ENABLED", "true")]).read(read).unwrap_err();
 /// assert_eq!(
 ///     errors.sentences(),
-///     ["the environment variable `SHOP_MAIL_ENABLED` needs a sender; set SHOP_MAIL_FROM"]
+///     ["environment variable SHOP_MAIL_ENABLED: needs a sender; set SHOP_MAIL_FROM"]
 /// );
 /// ```
 pub struct Reader {
@@ -50,85 +47,6 @@ pub struct Reader {
     /// Whether the file was understood. If not, what is missing may stand there.
     is_file_known: bool,
     problems: Problems,
-}
-
-/// What a setting is called: a key of the file, in words of `a-z`, `0-9` and `_` with dots between tables; and the
-/// variable, if it is not the prefix and the key in capitals.
-///
-/// ```
-/// use keyward::config::Sources;
-///
-/// let sources = Sources::new("SHOP_").with_variables([("DATABASE_URL", "sqlite:shop.db")]);
-/// let (url, _) = sources.read(|config| config.value::<String>(("database_url", "DATABASE_URL")).required())?;
-/// assert_eq!(url, "sqlite:shop.db");
-/// # Ok::<(), keyward::config::ConfigErrors>(())
-/// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Name {
-    key: &'static str,
-    variable: Option<&'static str>,
-}
-
-impl From<&'static str> for Name {
-    fn from(key: &'static str) -> Self {
-        Self { key, variable: None }
-    }
-}
-
-impl From<(&'static str, &'static str)> for Name {
-    fn from((key, variable): (&'static str, &'static str)) -> Self {
-        Self { key, variable: Some(variable) }
-    }
-}
-
-/// A text that must not be seen: `Debug` does not show it, and it is wiped from memory when dropped.
-///
-/// ```
-/// let secret = keyward::config::Secret::from("open sesame".to_owned());
-/// assert_eq!((format!("{secret:?}"), secret.expose()), ("Secret(…)".to_owned(), "open sesame"));
-/// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// The text, which is not to be logged or sent.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-/// A setting that was found or not: say what it is if it is not set.
-///
-/// ```
-/// use std::time::Duration;
-/// use keyward::config::Sources;
-///
-/// let sources = Sources::new("SHOP_").with_variables([("SHOP_TIMEOUT_SECONDS", "5")]);
-/// let (timeout, _) = sources.read(|config| {
-///     Some(Duration::from_secs(config.number("timeout_seconds", 1..=60).or(30)))
-/// })?;
-/// assert_eq!(timeout, Duration::from_secs(5));
-/// # Ok::<(), keyward::config::ConfigErrors>(())
-/// ```
-#[must_use = "say what it is if it is not set: `or`, `or_empty`, `optional` or `required`"]
-pub struct Setting<'r, T> {
-    reader: &'r mut Reader,
-    key: &'static str,
-    /// `None` if it is not set, or wrong.
-    value: Option<T>,
 }
 
 impl Reader {
@@ -150,7 +68,7 @@ impl Reader {
     pub fn value<T: FromStr<Err: fmt::Display>>(&mut self, name: impl Into<Name>) -> Setting<'_, T> {
         self.ask(name.into(), false, |found| {
             let text = found.one_value()?;
-            text.parse().map_err(|error| format!("is wrong: {error}"))
+            text.parse().map_err(|error| format!("{error}"))
         })
     }
 
@@ -187,14 +105,13 @@ impl Reader {
     /// White space around each, and empty ones between commas, are dropped.
     pub fn list<T: FromStr<Err: fmt::Display>>(&mut self, name: impl Into<Name>) -> Setting<'_, Vec<T>> {
         self.ask(name.into(), false, |found| {
-            let parse = |(at, text): (usize, &str)| {
-                text.parse().map_err(|error| format!("is wrong at value {at}: {error}"))
-            };
+            let parse =
+                |(at, text): (usize, &str)| text.parse().map_err(|error| format!("value {at}: {error}"));
             (1..).zip(found.several_values()?).map(parse).collect()
         })
     }
 
-    /// A text, exactly as it is written, that is never shown.
+    /// A text, exactly as it is written, that is never shown. An empty one is a mistake.
     pub fn secret(&mut self, name: impl Into<Name>) -> Setting<'_, Secret> {
         self.ask(name.into(), true, |found| match found {
             Found::Variable(text) => Ok(text.to_owned().into()),
@@ -205,8 +122,8 @@ impl Reader {
 
     /// Refuses what is wrong with several settings together, such as one that needs another.
     ///
-    /// The first of `keys` is what the sentence begins with, so it goes on as in "needs a sender; set …". If one of the
-    /// settings is wrong by itself, nothing is told, since this may only follow from that.
+    /// `sentence` is told after the name of the first of `keys`, as in "needs a sender; set …". If one of the settings is
+    /// wrong by itself, nothing is told, since this may only follow from that.
     pub fn refuse<const N: usize>(&mut self, keys: [&'static str; N], sentence: impl fmt::Display) {
         if keys.iter().any(|key| self.wrong.contains(key)) {
             return;
@@ -231,12 +148,12 @@ impl Reader {
         match File::open(&path, must_exist) {
             Ok(file) => self.file = file,
             Err(problem) => {
-                self.problems.mistake(None, format!("the settings file {} {problem}", path.display()));
+                self.problems.mistake(None, format!("settings file {}: {problem}", path.display()));
                 self.is_file_known = false;
             }
         }
         for (line, message) in self.file.faults() {
-            let sentence = format!("{}, line {line}, is not TOML: {message}", path.display());
+            let sentence = format!("{}, line {line}: not TOML: {message}", path.display());
             self.problems.mistake(Some(*line), sentence);
             self.is_file_known = false;
         }
@@ -250,15 +167,20 @@ impl Reader {
     ) -> Setting<'_, T> {
         let key = name.key;
         let variable = name.variable.map_or_else(|| self.variable_of(key), str::to_owned);
-        let (source, value, result) = match self.find(key, &variable) {
+        let (source, value, result) = match self.find(key, &variable, is_secret) {
             None => (Source::Unset, None, Ok(None)),
+            Some((source, found)) if found.is_empty() => (source, None, Err(empty(is_secret))),
+            Some((source, Found::NotText)) => (source, None, Err("not valid UTF-8".to_owned())),
             Some((source, found)) => {
                 let value = if is_secret { MASKED.to_owned() } else { found.shown() };
-                (source, Some(value), found.present().and_then(parse).map(Some))
+                (source, Some(value), parse(found).map(Some))
             }
         };
-        self.entries.retain(|entry| entry.key != key);
-        self.entries.push(Entry { key, variable, is_secret, value, source });
+        let entry = Entry { key, variable, is_secret, value, source };
+        match self.entries.iter_mut().find(|entry| entry.key == key) {
+            Some(asked_before) => *asked_before = entry,
+            None => self.entries.push(entry),
+        }
         let value = result.unwrap_or_else(|problem| {
             self.mistake(key, &problem);
             None
@@ -266,8 +188,10 @@ impl Reader {
         Setting { reader: self, key, value }
     }
 
-    fn find(&self, key: &'static str, variable: &str) -> Option<(Source, Found<'_>)> {
-        if let Some(found) = self.variables.get(OsStr::new(variable)).and_then(|text| Found::variable(text)) {
+    /// The variable, unless it is empty and that means nothing; or what the file says.
+    fn find(&self, key: &str, variable: &str, is_secret: bool) -> Option<(Source, Found<'_>)> {
+        let found = self.variables.get(OsStr::new(variable)).map(|text| Found::variable(text));
+        if let Some(found) = found.filter(|found| is_secret || !found.is_empty()) {
             return Some((Source::Variable(variable.to_owned()), found));
         }
         let item = self.file.get(key).filter(|_| key != FILE)?;
@@ -278,7 +202,7 @@ impl Reader {
         format!("{}{}", self.prefix, key.replace('.', "_").to_ascii_uppercase())
     }
 
-    fn note_default(&mut self, key: &str, text: &str) {
+    pub(super) fn note_default(&mut self, key: &str, text: &str) {
         let entry = self.entries.iter_mut().find(|entry| entry.key == key);
         if let Some(entry) = entry.filter(|entry| entry.source == Source::Unset) {
             entry.source = Source::Default;
@@ -286,22 +210,36 @@ impl Reader {
         }
     }
 
-    fn refuse_missing(&mut self, key: &'static str) {
+    /// Turns to the variable, if it is there and empty.
+    pub(super) fn refuse_empty(&mut self, key: &'static str) -> bool {
+        let entry = self.entries.iter_mut().find(|entry| entry.key == key);
+        let Some(entry) = entry.filter(|entry| !matches!(entry.source, Source::Variable(_))) else {
+            return false;
+        };
+        if !self.variables.contains_key(OsStr::new(&entry.variable)) {
+            return false;
+        }
+        entry.source = Source::Variable(entry.variable.clone());
+        self.mistake(key, &empty(false));
+        true
+    }
+
+    pub(super) fn refuse_missing(&mut self, key: &'static str) {
         // It may stand in what could not be read.
         if self.is_file_known {
-            self.mistake(key, &"is missing; set one of the two");
+            self.mistake(key, &"missing; set one of the two");
         }
     }
 
     /// `problem` goes on where the setting's name and source end.
-    fn mistake(&mut self, key: &'static str, problem: &dyn fmt::Display) {
+    pub(super) fn mistake(&mut self, key: &'static str, problem: &dyn fmt::Display) {
         self.wrong.insert(key);
         let entry = self.entries.iter().find(|entry| entry.key == key);
-        let subject = entry.map_or_else(|| format!("`{key}`"), Entry::subject);
+        let subject = entry.map_or_else(|| (*key).to_owned(), Entry::subject);
         let line = entry.and_then(|entry| entry.source.line());
         // What is no TOML was told, and may be the reason.
         if line.is_none_or(|line| !self.file.is_doubtful(line)) {
-            self.problems.mistake(line, format!("{subject} {problem}"));
+            self.problems.mistake(line, format!("{subject}: {problem}"));
         }
     }
 
@@ -329,11 +267,11 @@ impl Reader {
             };
             let problem = match nearest {
                 _ if kind == UnknownKind::NoTable => format!("must be a table, such as `[{path}]`"),
-                Some(nearest) => format!("is not known; the nearest is `{nearest}`"),
-                None => "is not known".to_owned(),
+                Some(nearest) => format!("not known; the nearest is {nearest}"),
+                None => "not known".to_owned(),
             };
             if !self.file.is_doubtful(line) {
-                let sentence = format!("`{}` in {}, {problem}", plain_name(&path), self.file.source(line));
+                let sentence = format!("{} ({}): {problem}", plain_name(&path), self.file.source(line));
                 self.problems.mistake(Some(line), sentence);
             }
         }
@@ -351,9 +289,9 @@ impl Reader {
                 continue;
             }
             let nearest = nearest(&name, known.iter().map(|known| (*known, ())));
-            let nearest = nearest.map(|(known, ())| format!("; the nearest is `{known}`"));
+            let nearest = nearest.map(|(known, ())| format!("; the nearest is {known}"));
             self.problems.warn(format!(
-                "the environment variable `{}` is not known and has no effect{}",
+                "environment variable {}: not known, so without effect{}",
                 plain_name(&name),
                 nearest.unwrap_or_default()
             ));
@@ -365,11 +303,16 @@ impl Reader {
         if let Some(entry) = self.entries.iter().find(in_file).filter(|_| self.file.is_open()) {
             let path = self.file.path().display();
             self.problems.warn(format!(
-                "{path} holds the secret `{}` and everybody on this machine can read it; run `chmod o-r {path}`",
+                "settings file {path}: holds the secret {}, and everybody on this machine can read it; run `chmod o-r {path}`",
                 entry.key
             ));
         }
     }
+}
+
+fn empty(is_secret: bool) -> String {
+    let what = if is_secret { ", such as the output of `openssl rand -hex 32`" } else { "" };
+    format!("empty; unset it, or give it a value{what}")
 }
 
 /// The setting that names the file. It cannot stand in the file.
@@ -396,77 +339,5 @@ fn plain_name(name: &str) -> String {
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader").field("prefix", &self.prefix).finish_non_exhaustive()
-    }
-}
-
-impl<'r, T> Setting<'r, T> {
-    /// This value if it is not set.
-    pub fn or(self, default: T) -> T
-    where
-        T: fmt::Display,
-    {
-        self.value.unwrap_or_else(|| {
-            self.reader.note_default(self.key, &default.to_string());
-            default
-        })
-    }
-
-    /// `None` if it is not set.
-    #[must_use]
-    pub fn optional(self) -> Option<T> {
-        self.value
-    }
-
-    /// Refuses to start if it is not set. Put a `?` behind it once all settings were asked for.
-    #[must_use]
-    pub fn required(self) -> Option<T> {
-        if self.value.is_none() && !self.reader.is_set(self.key) {
-            self.reader.refuse_missing(self.key);
-        }
-        self.value
-    }
-
-    /// Makes something else of it, or says in an error why not, without repeating a secret.
-    ///
-    /// ```
-    /// use keyward::{config::Sources, store::StaticList};
-    ///
-    /// let sources = Sources::new("SHOP_").with_variables([("SHOP_API_TOKENS", "ops:short")]);
-    /// let errors = sources
-    ///     .read(|config| {
-    ///         let tokens = config.secret("api_tokens").and_then(|list| StaticList::parse(list.expose()));
-    ///         Some(tokens.optional())
-    ///     })
-    ///     .unwrap_err();
-    /// assert!(errors.to_string().starts_with("the environment variable `SHOP_API_TOKENS` is wrong: entry 1 of"));
-    /// ```
-    pub fn and_then<U>(self, make: impl FnOnce(T) -> Result<U, ConfigError>) -> Setting<'r, U> {
-        let Self { reader, key, value } = self;
-        let value = value.and_then(|value| match make(value) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                reader.mistake(key, &format_args!("is wrong: {error}"));
-                None
-            }
-        });
-        Setting { reader, key, value }
-    }
-}
-
-impl<T> Setting<'_, Vec<T>> {
-    /// No value if it is not set.
-    #[must_use]
-    pub fn or_empty(self) -> Vec<T> {
-        self.value.unwrap_or_else(|| {
-            self.reader.note_default(self.key, "");
-            Vec::new()
-        })
-    }
-}
-
-/// Without the value, which may be a secret.
-impl<T> fmt::Debug for Setting<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Setting").field("key", &self.key).finish_non_exhaustive()
     }
 }

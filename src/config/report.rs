@@ -30,11 +30,11 @@ impl Source {
     }
 }
 
-/// As in ``environment variable `SHOP_LISTEN` `` or `shop.toml, line 3`.
+/// As in `environment variable SHOP_LISTEN` or `shop.toml, line 3`.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Variable(name) => write!(f, "environment variable `{name}`"),
+            Self::Variable(name) => write!(f, "environment variable {name}"),
             Self::File { path, line } => write!(f, "{}, line {line}", path.display()),
             Self::Default => f.write_str("default"),
             Self::Unset => f.write_str("not set"),
@@ -86,9 +86,11 @@ impl Entry {
     /// The setting by the name that whoever set it used.
     pub(super) fn subject(&self) -> String {
         match &self.source {
-            Source::Variable(name) => format!("the environment variable `{name}`"),
-            Source::File { .. } => format!("`{}` in {},", self.key, self.source),
-            Source::Default | Source::Unset => format!("`{}` (`{}`)", self.key, self.variable),
+            Source::Variable(name) => format!("environment variable {name}"),
+            Source::File { .. } => format!("{} ({})", self.key, self.source),
+            Source::Default | Source::Unset => {
+                format!("{} (environment variable {})", self.key, self.variable)
+            }
         }
     }
 }
@@ -107,7 +109,7 @@ impl Entry {
 /// assert_eq!(
 ///     report.to_string(),
 ///     "port     3000  default\n\
-///      api_key  …     environment variable `SHOP_API_KEY`\n"
+///      api_key  …     environment variable SHOP_API_KEY\n"
 /// );
 /// # Ok::<(), keyward::config::ConfigErrors>(())
 /// ```
@@ -159,8 +161,8 @@ impl fmt::Display for Report {
 /// assert_eq!(
 ///     errors.to_string(),
 ///     "2 settings are wrong:\n\
-///      - the environment variable `SHOP_DEBUG` must be `true` or `false`\n\
-///      - the environment variable `SHOP_WORKERS` must be a whole number from 1 to 64"
+///      - environment variable SHOP_DEBUG: must be `true` or `false`\n\
+///      - environment variable SHOP_WORKERS: must be a whole number from 1 to 64"
 /// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
