@@ -1,4 +1,5 @@
 //! The example service's settings, as a process of its own in a folder with a `keyward.toml`.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod service_process;
 

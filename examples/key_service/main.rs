@@ -93,8 +93,9 @@ async fn serve_tokens(
         done => done?,
     }
     let (stopping, stop) = watch::channel(false);
+    let signalled = signalled()?;
     tokio::spawn(async move {
-        wait_for_signal().await;
+        signalled.await;
         stopping.send_replace(true);
     });
 
@@ -235,22 +236,23 @@ async fn cut_off(stop: watch::Receiver<bool>) {
     tokio::time::sleep(Duration::from_secs(10)).await;
 }
 
+/// What ends when somebody tells the process to stop. From this call on, and not only once it is awaited, a signal
+/// is seen.
 #[cfg(unix)]
-async fn wait_for_signal() {
-    match signal::unix::signal(signal::unix::SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
+fn signalled() -> Result<impl Future<Output = ()>, std::io::Error> {
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())?;
+    let mut interrupt = signal::unix::signal(signal::unix::SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        Err(_) => {
-            let _ = signal::ctrl_c().await;
-        }
-    }
+    })
 }
 
 #[cfg(not(unix))]
-async fn wait_for_signal() {
-    let _ = signal::ctrl_c().await;
+fn signalled() -> Result<impl Future<Output = ()>, std::io::Error> {
+    Ok(async {
+        let _ = signal::ctrl_c().await;
+    })
 }

@@ -122,6 +122,9 @@ impl TokenManager {
         finish: Finish,
     ) -> Result<Finished, TokenError> {
         let _alone = self.issuing.rights.write().await;
+        // The verdict hangs on the last use, which may be counted and not yet written; the cache has forgotten it
+        // if the rotation was a moment ago.
+        self.inner().write_usage().await.map_err(TokenError::Store)?;
         for _ in 0..ATTEMPTS {
             let mut record = self.reach(actor, id).await?;
             if record.successor.is_none() {
