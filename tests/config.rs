@@ -255,6 +255,20 @@ fn an_unknown_variable_is_a_warning_with_the_nearest_name() {
     assert!(report.warnings().is_empty(), "without a prefix every variable is somebody else's");
 }
 
+#[test]
+fn a_mistake_is_one_line_whatever_was_read() {
+    let read = |config: &mut Reader| {
+        let lines = |_: String| Err::<(), _>(ConfigError::new("two\nlines\u{1b}[31m"));
+        Some(config.value("a").and_then(lines).optional())
+    };
+    let errors =
+        Sources::new("SHOP_").with_variables([("SHOP_A", "1"), ("SHOP_B\nC", "1")]).read(read).unwrap_err();
+    assert_eq!(errors.sentences(), ["environment variable SHOP_A: two\\nlines\\u{1b}[31m"]);
+    assert_eq!(errors.to_string().lines().count(), 2, "{errors}");
+    let errors = Place::new("\"a\\nb\" = 1").read(&[]).unwrap_err();
+    assert_eq!(errors.to_string().lines().count(), 1, "{errors}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_variable_that_is_no_text_is_refused_if_it_is_ours() {

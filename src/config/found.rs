@@ -68,17 +68,24 @@ pub(super) fn plain_value(text: &str) -> String {
         Some(((scheme, rest), (_, host))) if rest.contains('@') => format!("{scheme}://{MASKED}@{host}"),
         _ => text.to_owned(),
     };
-    let mut shown: String = without_password.chars().take(200).flat_map(escape_control).collect();
+    let mut shown = one_line(&without_password.chars().take(200).collect::<String>());
     if without_password.chars().nth(200).is_some() {
         shown.push('…');
     }
     shown
 }
 
-fn escape_control(c: char) -> impl Iterator<Item = char> {
-    let escaped = c.is_control().then(|| c.escape_default());
-    let same = escaped.is_none().then_some(c);
-    escaped.into_iter().flatten().chain(same)
+/// With escapes instead of control characters, so that nothing that was read looks like more than one line.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ impl Reader {
             return;
         }
         let Some(first) = keys.first() else {
-            return self.problems.mistake(None, sentence.to_string());
+            return self.problems.mistake(None, &sentence.to_string());
         };
         self.mistake(first, &sentence);
     }
@@ -148,13 +148,13 @@ impl Reader {
         match File::open(&path, must_exist) {
             Ok(file) => self.file = file,
             Err(problem) => {
-                self.problems.mistake(None, format!("settings file {}: {problem}", path.display()));
+                self.problems.mistake(None, &format!("settings file {}: {problem}", path.display()));
                 self.is_file_known = false;
             }
         }
         for (line, message) in self.file.faults() {
             let sentence = format!("{}, line {line}: not TOML: {message}", path.display());
-            self.problems.mistake(Some(*line), sentence);
+            self.problems.mistake(Some(*line), &sentence);
             self.is_file_known = false;
         }
     }
@@ -239,7 +239,7 @@ impl Reader {
         let line = entry.and_then(|entry| entry.source.line());
         // What is no TOML was told, and may be the reason.
         if line.is_none_or(|line| !self.file.is_doubtful(line)) {
-            self.problems.mistake(line, format!("{subject}: {problem}"));
+            self.problems.mistake(line, &format!("{subject}: {problem}"));
         }
     }
 
@@ -272,7 +272,7 @@ impl Reader {
             };
             if !self.file.is_doubtful(line) {
                 let sentence = format!("{} ({}): {problem}", plain_name(&path), self.file.source(line));
-                self.problems.mistake(Some(line), sentence);
+                self.problems.mistake(Some(line), &sentence);
             }
         }
     }
@@ -290,7 +290,7 @@ impl Reader {
             }
             let nearest = nearest(&name, known.iter().map(|known| (*known, ())));
             let nearest = nearest.map(|(known, ())| format!("; the nearest is {known}"));
-            self.problems.warn(format!(
+            self.problems.warn(&format!(
                 "environment variable {}: not known, so without effect{}",
                 plain_name(&name),
                 nearest.unwrap_or_default()
@@ -302,7 +302,7 @@ impl Reader {
         let in_file = |entry: &&Entry| entry.is_secret && matches!(entry.source, Source::File { .. });
         if let Some(entry) = self.entries.iter().find(in_file).filter(|_| self.file.is_open()) {
             let path = self.file.path().display();
-            self.problems.warn(format!(
+            self.problems.warn(&format!(
                 "settings file {path}: holds the secret {}, and everybody on this machine can read it; run `chmod o-r {path}`",
                 entry.key
             ));

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
+use super::found::one_line;
+
 /// Where the value of a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -212,13 +214,13 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    pub(super) fn mistake(&mut self, line: Option<usize>, sentence: String) {
+    pub(super) fn mistake(&mut self, line: Option<usize>, sentence: &str) {
         let place = (line.is_none(), line.unwrap_or_default());
-        self.mistakes.entry(place).or_default().push(sentence);
+        self.mistakes.entry(place).or_default().push(one_line(sentence));
     }
 
-    pub(super) fn warn(&mut self, sentence: String) {
-        self.warnings.push(sentence);
+    pub(super) fn warn(&mut self, sentence: &str) {
+        self.warnings.push(one_line(sentence));
     }
 
     /// The settings and the warnings, if nothing is wrong.

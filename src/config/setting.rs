@@ -43,7 +43,7 @@ impl From<(&'static str, &'static str)> for Name {
 /// let secret = keyward::config::Secret::from("open sesame".to_owned());
 /// assert_eq!((format!("{secret:?}"), secret.expose()), ("Secret(…)".to_owned(), "open sesame"));
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
