@@ -255,6 +255,19 @@ fn an_unknown_variable_is_a_warning_with_the_nearest_name() {
     assert!(report.warnings().is_empty(), "without a prefix every variable is somebody else's");
 }
 
+/// Whoever sets it to nothing meant to set it, such as by a command that failed.
+#[test]
+fn an_empty_secret_is_a_mistake_even_with_one_in_the_file() {
+    for (file, value) in [("", ""), ("", " "), ("jwt.secret = 'a'", "")] {
+        let mistakes = Place::new(file).mistakes(&[("JWT_SECRET", value)]);
+        assert_eq!(
+            mistakes,
+            ["environment variable JWT_SECRET: empty; unset it, or give it a value, such as the output of \
+              `openssl rand -hex 32`"]
+        );
+    }
+}
+
 #[test]
 fn a_mistake_is_one_line_whatever_was_read() {
     let read = |config: &mut Reader| {

@@ -194,7 +194,7 @@ impl Reader {
         if let Some(found) = found.filter(|found| is_secret || !found.is_empty()) {
             return Some((Source::Variable(variable.to_owned()), found));
         }
-        let item = self.file.get(key).filter(|_| key != FILE)?;
+        let item = self.file.get(key)?;
         Some((self.file.source(item.line), Found::File(&item.value)))
     }
 
