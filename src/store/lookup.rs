@@ -182,6 +182,10 @@ impl Inner {
         match self.watch(self.store.find(digest).await) {
             Err(_) => Found::Failed,
             Ok(Some(record)) if record.digest == *digest => {
+                // What is dead by itself is refused without a question to anybody else.
+                if let Some(dead) = self.dead_by_itself(&record, asked_at) {
+                    return dead;
+                }
                 if self.know_denials().await.is_err() {
                     return Found::Failed;
                 }
@@ -200,6 +204,14 @@ impl Inner {
         }
     }
 
+    /// The refusal of a record that says itself that it does not work.
+    fn dead_by_itself(&self, record: &TokenRecord, now: UnixTime) -> Option<Found> {
+        let decision = decide(record, self.lifetimes.policy(record.class), now, RequestClass::Safe);
+        let dead = self.dead(record.digest, decision.access().err()?, Some(record), now);
+        let fresh_until = dead.fresh_until.min(decision.until());
+        Some(Found::Dead(Arc::new(Dead { fresh_until, ..dead })))
+    }
+
     /// The verdict over a record, good for the staleness bound or until its state, or that of a token that it
     /// ends with, changes.
     fn judge(&self, record: &TokenRecord, lineage: &Lineage, standing: Standing, now: UnixTime) -> Found {
@@ -207,11 +219,7 @@ impl Inner {
         let decision = decide(record, policy, now, RequestClass::Safe);
         let access = match decision.access() {
             Ok(access) => access,
-            Err(reason) => {
-                let dead = self.dead(record.digest, reason, Some(record), now);
-                let fresh_until = dead.fresh_until.min(decision.until());
-                return Found::Dead(Arc::new(Dead { fresh_until, ..dead }));
-            }
+            Err(reason) => return Found::Dead(Arc::new(self.dead(record.digest, reason, Some(record), now))),
         };
         let active = standing.active && self.denied.read().is_active(&record.owner);
         if !active || !lineage.lives {
