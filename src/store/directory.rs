@@ -23,6 +23,9 @@ use crate::{
 /// An answer that takes longer is a failure.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Whoever went away after waiting so long has seen a failure: one that works answers sooner.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// How long nothing is asked about a user after a failure.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -100,6 +103,34 @@ struct Last {
     /// Whether the user may do anything, as of when.
     answer: Option<(bool, UnixTime)>,
     failed_at: Option<UnixTime>,
+    /// Since when it is asked without an outcome, by one or by several who went away one after another.
+    asked_since: Option<UnixTime>,
+}
+
+/// A question to the directory. Whoever asks may go away before there is an answer.
+struct Question<'a> {
+    heard: &'a Heard,
+    clock: &'a dyn Clock,
+    asked_at: UnixTime,
+    over: bool,
+}
+
+impl<'a> Question<'a> {
+    fn ask(heard: &'a Heard, clock: &'a dyn Clock) -> Self {
+        let asked_at = clock.now();
+        lock(&heard.last).asked_since.get_or_insert(asked_at);
+        Self { heard, clock, asked_at, over: false }
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        let now = self.clock.now();
+        if !self.over && now.since(self.asked_at) >= SLOW {
+            let mut last = lock(&self.heard.last);
+            *last = Last { failed_at: Some(now), asked_since: None, ..*last };
+        }
+    }
 }
 
 /// Whether a user may do anything, and until when that may be taken for granted.
@@ -170,7 +201,7 @@ impl Directory {
         };
         match tokio::time::timeout(2 * ANSWER_TIMEOUT, ask).await {
             Ok(outcome) => outcome,
-            Err(_) => self.last_resort(heard.last(), clock.now()),
+            Err(_) => self.settled(heard.last(), clock.now(), true).unwrap_or(Err(Unheard)),
         }
     }
 
@@ -181,26 +212,29 @@ impl Directory {
         clock: &dyn Clock,
         audit: &Audit,
     ) -> Result<Standing, Unheard> {
-        let asked_at = clock.now();
+        let mut question = Question::ask(heard, clock);
+        let asked_at = question.asked_at;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.source.status(user)).await;
+        question.over = true;
         let answer = answer.unwrap_or_else(|_| Err("no answer in time".into()));
         self.watch(answer.as_ref().err().map(|error| &**error), audit);
         let mut last = lock(&heard.last);
         match answer {
             Ok(status) => {
                 let active = status == Some(UserStatus::Active);
-                *last = Last { answer: Some((active, asked_at)), failed_at: None };
+                *last = Last { answer: Some((active, asked_at)), ..Last::default() };
                 Ok(Standing { active, until: asked_at.saturating_add(self.fresh) })
             }
             Err(_) => {
-                last.failed_at = Some(clock.now());
+                *last = Last { failed_at: Some(clock.now()), asked_since: None, ..*last };
                 self.last_resort(*last, clock.now())
             }
         }
     }
 
     /// What `last` says without asking anew: a fresh answer, or one within the bound while it cannot be asked, or
-    /// is being asked already.
+    /// is being asked already. That is only for as long as an answer may take: whoever hangs up before each one
+    /// must not live on the last.
     fn settled(&self, last: Last, now: UnixTime, is_asked: bool) -> Option<Result<Standing, Unheard>> {
         if let Some((active, at)) = last.answer
             && is_within(at, self.fresh, now)
@@ -208,6 +242,7 @@ impl Directory {
             return Some(Ok(Standing { active, until: at.saturating_add(self.fresh) }));
         }
         let failed = last.failed_at.is_some_and(|at| is_within(at, RETRY_AFTER, now));
+        let is_asked = is_asked && last.asked_since.is_none_or(|at| is_within(at, ANSWER_TIMEOUT, now));
         match self.last_resort(last, now) {
             Ok(standing) if failed || is_asked => Some(Ok(standing)),
             Err(unheard) if failed => Some(Err(unheard)),
