@@ -423,7 +423,7 @@ async fn the_directory_is_not_asked_about_users_of_keyward() {
     let admin = world.tokens.create(&user("keyward:admin"), NewToken::named("first")).await.unwrap();
     assert_eq!(world.status(admin.key.expose()).await, 200);
     assert_eq!(world.staff.asked(), asked);
-    for reserved in ["keyward:admin", "static:0123456789abcdef"] {
+    for reserved in ["keyward:admin", "static:0123456789abcdef", "public:5f7c8ec7"] {
         let forged = world.issuer.token(&user(reserved)).unwrap();
         assert_eq!(world.status(&forged).await, 401, "no JWT can be theirs");
     }
@@ -465,4 +465,20 @@ fn times_that_make_no_sense_are_refused() {
         let set = builder.with_directory_staleness(fresh * SECOND, bound * SECOND);
         assert_eq!(set.is_ok(), good, "{fresh} and {bound} seconds");
     }
+}
+
+#[tokio::test]
+async fn who_comes_in_public_is_nobody_of_the_directorys() {
+    let clock = ManualClock::at(start());
+    let world = World::by(&clock).await;
+    let asked = world.staff.asked();
+    let issued = world.tokens.register_anybody(NewToken::named("mine")).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(world.status(issued.key.expose()).await, 200);
+        clock.advance(60 * SECOND);
+    }
+    assert_eq!(world.staff.asked(), asked);
+    let operator = AdminProof::operator("ops", "test").unwrap();
+    world.tokens.suspend(&operator, &issued.record.owner).await.unwrap();
+    assert_eq!(world.status(issued.key.expose()).await, 401, "only the state here can stop them");
 }

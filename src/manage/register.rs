@@ -5,17 +5,11 @@ use std::net::IpAddr;
 use crate::{
     error::Refusal,
     event::{Event, EventKind},
-    id::UserId,
+    id::{PUBLIC, UserId},
     manage::{Actor, IssuedToken, NewToken, TokenError, TokenManager, report::failure},
     store::{StoreError, StoreErrorKind},
     time::UnixTime,
 };
-
-/// Ids that keyward gives out itself: to its own users, to static tokens without a label, and to users of whom
-/// nothing is known.
-const RESERVED: [&str; 3] = ["keyward:", "static:", PUBLIC];
-
-const PUBLIC: &str = "public:";
 
 impl TokenManager {
     /// Lets `user` in, who must be new: stores them along with their first token, both or neither.
@@ -44,9 +38,8 @@ impl TokenManager {
     /// [`TokenError::UserExists`], [`TokenError::Invalid`], or [`TokenError::Store`], also when the store cannot
     /// register anybody.
     pub async fn register(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
-        let is_reserved = RESERVED.iter().any(|prefix| user.as_str().starts_with(prefix));
         let has_roles = self.inner().roles.as_ref().is_some_and(|roles| !roles.roles_of(user).is_empty());
-        let taken = if is_reserved || has_roles { Err(TokenError::UserExists) } else { Ok(()) };
+        let taken = if user.is_reserved() || has_roles { Err(TokenError::UserExists) } else { Ok(()) };
         if let Err(error) = taken.and_then(|()| self.check_texts(user, &new)) {
             // The id is the client's text and may be anything, so it is not repeated.
             self.refuse_newcomer(error.refusal().unwrap_or(Refusal::InvalidValue), new.created_ip);

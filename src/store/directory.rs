@@ -32,9 +32,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// About so many users are remembered.
 const MOST_USERS: usize = 100_000;
 
-/// Users that are keyward's own, and no company's.
-const OWN: [&str; 2] = ["keyward:", "static:"];
-
 /// Says whether users may do anything, by a source of the application's own: a directory, a table of staff.
 ///
 /// It is asked about the owner of a credential, an API key, a JWT or a static token, when nothing was heard of
@@ -63,7 +60,8 @@ const OWN: [&str; 2] = ["keyward:", "static:"];
 #[async_trait]
 pub trait UserDirectory: fmt::Debug + Send + Sync + 'static {
     /// The status of `user`. Only [`UserStatus::Active`] lets them in; `None` is for an id that nobody has, and
-    /// refuses as well. So answer `Active` for those whom it is not yours to judge, such as services.
+    /// refuses as well. So answer `Active` for those whom it is not yours to judge, such as services. It is never asked
+    /// about ids that begin with `keyward:`, `static:` or `public:`, which are no company's.
     ///
     /// It has two seconds, and is asked about one user once at a time, about several at once.
     ///
@@ -166,7 +164,7 @@ impl Directory {
 
     /// What can be said of `user` without asking anybody; `None` if [`ask`](Self::ask) must be awaited first.
     pub(crate) fn known(&self, user: &UserId, now: UnixTime) -> Option<Standing> {
-        if is_own(user) {
+        if user.is_reserved() {
             return Some(Standing::ALWAYS);
         }
         let heard = lock(&self.users).find(user)?;
@@ -177,7 +175,7 @@ impl Directory {
     /// Whether `user` was active when the directory spoke of them last. It must be known whether that counts.
     pub(crate) fn was_active(&self, user: &UserId) -> bool {
         let heard = lock(&self.users).find(user);
-        is_own(user) || heard.is_some_and(|heard| heard.last().answer.is_some_and(|(active, _)| active))
+        user.is_reserved() || heard.is_some_and(|heard| heard.last().answer.is_some_and(|(active, _)| active))
     }
 
     /// What can be said of `user`, after asking if need be: once for all who want to know.
@@ -187,7 +185,7 @@ impl Directory {
         clock: &dyn Clock,
         audit: &Audit,
     ) -> Result<Standing, Unheard> {
-        if is_own(user) {
+        if user.is_reserved() {
             return Ok(Standing::ALWAYS);
         }
         let heard = lock(&self.users).find_or_add(user);
@@ -299,10 +297,6 @@ impl Users {
         }
         self.newer.insert(user.clone(), heard);
     }
-}
-
-fn is_own(user: &UserId) -> bool {
-    OWN.iter().any(|prefix| user.as_str().starts_with(prefix))
 }
 
 /// Whether `now` is less than `bound` after `at`, and not before it.
