@@ -31,7 +31,7 @@ use keyward::{
     store::{MemoryStore, SqliteStore, TokenStore},
     testing::{ManualClock, RecordingSink},
     time::UnixTime,
-    token::{TokenRecord, TokenStatus},
+    token::{LifetimePolicy, Lifetimes, TokenClass, TokenRecord, TokenStatus},
 };
 use serde_json::json;
 use support::{Gatekeeper, UnrulyStore, request, send, start, user};
@@ -75,6 +75,10 @@ impl World {
 }
 
 fn warnings(events: &RecordingSink) -> Vec<(TokenId, u32)> {
+fn is_warning(event: &keyward::event::Event) -> bool {
+    matches!(event.kind, EventKind::TokenExpiring(_))
+}
+
     let days = |event: keyward::event::Event| match event.kind {
         EventKind::TokenExpiring(days) => Some((event.token?, days)),
         _ => None,
@@ -190,6 +194,89 @@ async fn nobody_is_warned_of_a_key_that_nobody_misses() {
 }
 
 #[tokio::test]
+#[tokio::test]
+async fn a_warning_of_a_child_tells_the_end_of_the_key_that_it_ends_with() {
+    let (clock, events) = (ManualClock::at(start()), RecordingSink::default());
+    let policy = LifetimePolicy::default().with_idle_timeout(None);
+    let lifetimes = Lifetimes::default().with_policy(TokenClass::User, policy);
+    let builder = TokenManager::builder(MemoryStore::new()).with_clock(clock.clone());
+    let tokens = builder.with_audit(events.clone()).with_lifetimes(lifetimes).build();
+    let parent = tokens.create(&user("alice"), NewToken::named("parent")).await.unwrap();
+    let me = Gatekeeper::new(&tokens).principal(&parent).await;
+    let child = NewToken::named("child").with_lifetime(110 * DAY).as_child();
+    let child = tokens.create(&me, child).await.unwrap().record.id;
+    clock.advance(80 * DAY);
+    tokens.cleanup(&operator()).await.unwrap();
+    let told = events.events().into_iter().find(|event| event.token == Some(child) && is_warning(event));
+    let told = told.unwrap();
+    assert_eq!(told.kind, EventKind::TokenExpiring(10));
+    assert_eq!(told.reason.as_deref(), Some("expires at 2026-04-01T00:00:00.000Z"));
+}
+
+/// Three keys and a child of one of them, for all of which a warning is due.
+async fn due(world: &World) -> Vec<TokenId> {
+    let parent = world.key("parent", 40).await;
+    let me = world.gate.principal(&parent).await;
+    let child = NewToken::named("child").with_lifetime(39 * DAY).as_child();
+    let child = world.tokens.create(&me, child).await.unwrap();
+    let others = [world.key("one", 40).await, world.key("two", 40).await];
+    world.clock.advance(10 * DAY);
+    let mut ids = vec![parent.record.id, child.record.id];
+    ids.extend(others.map(|key| key.record.id));
+    ids.sort_unstable();
+    ids
+}
+
+/// The tokens that were warned about.
+fn warned(events: &RecordingSink) -> Vec<TokenId> {
+    let mut ids: Vec<_> = warnings(events).into_iter().map(|(id, _)| id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn warnings_that_were_given_out_are_sent_also_if_the_round_is_given_up() {
+    let world = World::new();
+    let expected = due(&world).await;
+    let gate = world.store.stop_next_get();
+    let (tokens, proof) = (world.tokens.clone(), operator());
+    let round = tokio::spawn(async move { tokens.cleanup(&proof).await });
+    gate.arrival().await;
+    round.abort();
+    assert!(round.await.is_err());
+    assert_eq!(warned(&world.events), expected);
+    assert_eq!(world.round().await, [], "and once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn warnings_whose_giving_out_takes_long_are_sent_by_the_next_round() {
+    let world = World::new();
+    let expected = due(&world).await;
+    let gate = world.store.close_claim_gate();
+    let failed = world.tokens.cleanup(&operator()).await;
+    assert!(matches!(failed, Err(TokenError::Store(_))), "{failed:?}");
+    gate.arrival().await;
+    gate.open();
+    assert_eq!(warned(&world.events), []);
+    world.tokens.cleanup(&operator()).await.unwrap();
+    assert_eq!(warned(&world.events), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_loses_no_warning_that_was_given_out() {
+    let world = World::new();
+    let expected = due(&world).await;
+    let gate = world.store.close_claim_gate();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let work = tokio::spawn(world.tokens.clone().run(async { drop(stopped.await) }));
+    gate.arrival().await;
+    drop(stop);
+    tokio::task::yield_now().await;
+    gate.open();
+    work.await.unwrap();
+    assert_eq!(warned(&world.events), expected);
+}
+
 async fn other_times_of_warnings_can_be_chosen_and_none() {
     for (ahead, expected) in [(vec![3 * DAY], vec![3]), (vec![], vec![])] {
         let (clock, events) = (ManualClock::at(start()), RecordingSink::default());
