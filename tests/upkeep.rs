@@ -20,10 +20,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::Router;
+use axum::{Router, response::IntoResponse};
 use keyward::{
     AdminProof, AuthLayer, TokenId, TokenManager, api,
     auth::ApiKeyAuth,
+    error::Refusal,
     event::{Alert, EventKind},
     manage::{IssuedToken, ListQuery, NewToken, TokenError, TokenUpdate},
     scope::{Grant, RoleSet, ScopeSet},
@@ -74,11 +75,11 @@ impl World {
     }
 }
 
-fn warnings(events: &RecordingSink) -> Vec<(TokenId, u32)> {
 fn is_warning(event: &keyward::event::Event) -> bool {
     matches!(event.kind, EventKind::TokenExpiring(_))
 }
 
+fn warnings(events: &RecordingSink) -> Vec<(TokenId, u32)> {
     let days = |event: keyward::event::Event| match event.kind {
         EventKind::TokenExpiring(days) => Some((event.token?, days)),
         _ => None,
@@ -194,7 +195,6 @@ async fn nobody_is_warned_of_a_key_that_nobody_misses() {
 }
 
 #[tokio::test]
-#[tokio::test]
 async fn a_warning_of_a_child_tells_the_end_of_the_key_that_it_ends_with() {
     let (clock, events) = (ManualClock::at(start()), RecordingSink::default());
     let policy = LifetimePolicy::default().with_idle_timeout(None);
@@ -277,6 +277,7 @@ async fn a_shutdown_loses_no_warning_that_was_given_out() {
     assert_eq!(warned(&world.events), expected);
 }
 
+#[tokio::test]
 async fn other_times_of_warnings_can_be_chosen_and_none() {
     for (ahead, expected) in [(vec![3 * DAY], vec![3]), (vec![], vec![])] {
         let (clock, events) = (ManualClock::at(start()), RecordingSink::default());
@@ -501,6 +502,41 @@ async fn cleaning_up_over_http_needs_the_role_and_the_scope() {
     );
     assert_eq!(send(&app, request("GET", "/admin/cleanup", key.key.expose(), "")).await.status, 405);
     assert_eq!(send(&app, request("POST", "/admin/cleanup", "nobody", "")).await.status, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_that_does_not_get_its_turn_says_so() {
+    let world = World::new();
+    world.key("x", 40).await;
+    let gate = world.store.close_claim_gate();
+    let (tokens, proof) = (world.tokens.clone(), operator());
+    let first = tokio::spawn(async move { tokens.cleanup(&proof).await });
+    gate.arrival().await;
+    let second = world.tokens.cleanup(&operator()).await;
+    assert!(matches!(second, Err(TokenError::Busy)), "{second:?}");
+    assert!(world.events.kinds().contains(&EventKind::OperationRefused(Refusal::Busy)));
+    assert!(first.await.unwrap().is_err(), "that store does not answer");
+    let error = api::ApiError::from(TokenError::Busy).into_response();
+    assert_eq!(error.status(), 409);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_without_time_for_the_removal_tells_what_was_counted_before() {
+    let world = World::new();
+    let insert = async |numbers: std::ops::Range<u64>, expires_at| {
+        for n in numbers {
+            let mut record = numbered(n);
+            record.expires_at = expires_at;
+            world.store.insert(&record, None).await.unwrap();
+        }
+    };
+    insert(0..300, None).await;
+    world.store.set_upkeep_slow(true);
+    let done = world.tokens.cleanup(&operator()).await.unwrap();
+    assert!(!done.complete && done.stored > 0, "{done:?}");
+    insert(300..900, Some(start().saturating_add(90 * DAY))).await;
+    let next = world.tokens.cleanup(&operator()).await.unwrap();
+    assert_eq!((next.complete, next.stored), (false, done.stored), "it only looked for warnings");
 }
 
 // ---- the background work ---------------------------------------------------------------------------

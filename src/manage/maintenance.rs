@@ -103,7 +103,8 @@ impl TokenManager {
     /// ```
     ///
     /// # Errors
-    /// [`TokenError::Store`]; what was removed before that is gone.
+    /// [`TokenError::Busy`] when another round of this process takes all the time;
+    /// [`TokenError::Store`]: what was removed before that is gone.
     pub async fn cleanup(&self, proof: &AdminProof) -> Result<Cleanup, TokenError> {
         let report = self.report(Actor::Admin(proof), EventKind::TokensRemoved(0), None);
         let mut done = Cleanup::default();
@@ -136,9 +137,8 @@ impl TokenManager {
     ) -> Result<(), TokenError> {
         let begun = Stopwatch::start();
         let waiting = self.issuing.maintenance.progress.lock();
-        let Ok(mut progress) = tokio::time::timeout(budget.unwrap_or(Duration::MAX), waiting).await else {
-            return Ok(());
-        };
+        let waiting = tokio::time::timeout(budget.unwrap_or(Duration::MAX), waiting);
+        let mut progress = waiting.await.map_err(|_| TokenError::Busy)?;
         let mut pace = Pace { step: FIRST_STEP, begun, budget };
         // What was used lately is neither about to expire nor idle.
         self.flush().await?;
@@ -234,6 +234,7 @@ impl TokenManager {
         let lifetimes = self.inner().lifetimes.clone();
         let before = self.lookup.now().saturating_sub(self.issuing.maintenance.retention);
         let mut purge = Purge::new(before, lifetimes, FIRST_STEP);
+        done.stored = progress.stored;
         while !pace.is_over() {
             let taken = Stopwatch::start();
             (purge.after, purge.limit) = (progress.after, pace.step);
@@ -256,7 +257,6 @@ impl TokenManager {
     }
 }
 
-/// How much is done at a time, and until when.
 /// Waits for the end of `claim`, which goes on with the next call if this one is given up.
 async fn finish(claim: &mut Option<Claim>) -> Result<Claimed, StoreError> {
     poll_fn(|context| {
@@ -286,6 +286,7 @@ impl Drop for Unsent<'_> {
     }
 }
 
+/// How much is done at a time, and until when.
 struct Pace {
     step: u32,
     begun: Stopwatch,
