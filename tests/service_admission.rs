@@ -270,6 +270,33 @@ fn by_default_only_an_administrator_lets_anybody_in() {
 
 #[test]
 fn who_registers_is_new_and_gets_the_first_key() {
+    let admin = ("X-API-Key", &*service.admin_key);
+    let twice = [admin, ("X-Audit-Reason", "a"), ("X-Audit-Reason", "b")];
+    for (method, path) in
+        [("POST", "/admin/users/bob/suspend"), ("GET", "/admin/tokens"), ("GET", "/admin/audit")]
+    {
+        assert_eq!(service.with_headers(method, path, &twice).status, 400, "{path}: which of the two?");
+    }
+    for action in ["suspend", "restore", "offboard"] {
+        let path = format!("/admin/users/mallory/{action}");
+        let status = |kind: &str, body: &[u8]| {
+            service.with_body("POST", &path, &[admin, ("Content-Type", kind)], body).status
+        };
+        let (json, long) = ("application/json", format!("{}{{}}", " ".repeat(70_000)));
+        for body in [r#"{"until": "tomorrow"}"#, "[]", "null", "{"] {
+            assert_eq!(status(json, body.as_bytes()), 400, "{action}: {body}");
+        }
+        assert_eq!(status("text/plain", b"now"), 415, "{action}");
+        assert_eq!(status(json, long.as_bytes()), 413, "{action}");
+        assert!(!service.has_logged(&["mallory"]), "{action} was not done");
+    }
+    let none = service.with_body(
+        "POST",
+        "/admin/users/mallory/offboard",
+        &[admin, ("Content-Type", "application/json")],
+        b"{}",
+    );
+    assert_eq!(none.status, 200);
     let list = format!("ops:{OPS}");
     let settings = [
         ("KEYWARD_BOOTSTRAP", "register"),
