@@ -7,6 +7,7 @@ use crate::{
     event::{Event, EventKind},
     id::{PUBLIC, UserId},
     manage::{Actor, IssuedToken, NewToken, TokenError, TokenManager, report::failure},
+    principal::AdminProof,
     store::{StoreError, StoreErrorKind},
     time::UnixTime,
 };
@@ -45,7 +46,38 @@ impl TokenManager {
             self.refuse_newcomer(error.refusal().unwrap_or(Refusal::InvalidValue), new.created_ip);
             return Err(error);
         }
-        self.let_in(user, new).await
+        self.let_in(Actor::User(user), user, new).await
+    }
+
+    /// Stores the first token of `user` on behalf of an operator, where nobody is there yet who could ask for one.
+    /// Unlike in [`register`](Self::register) the id may be one of keyward's own, and may have a role. It is done once:
+    /// never again for a user who had a token, whatever became of it, or has a state. So a store that is emptied by
+    /// [`cleanup`](Self::cleanup), or an operator who is suspended, brings no second one.
+    ///
+    /// ```
+    /// use keyward::{AdminProof, TokenManager, UserId, manage::{NewToken, TokenError}, store::MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tokens = TokenManager::new(MemoryStore::new());
+    /// let (operator, admin) = (AdminProof::operator("deploy", "first start")?, UserId::new("keyward:admin")?);
+    /// let issued = tokens.bootstrap(&operator, &admin, NewToken::named("first admin key")).await?;
+    /// println!("shown once: {}", issued.key.expose());
+    /// let again = tokens.bootstrap(&operator, &admin, NewToken::named("second")).await;
+    /// assert!(matches!(again, Err(TokenError::UserExists)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn bootstrap(
+        &self,
+        proof: &AdminProof,
+        user: &UserId,
+        new: NewToken,
+    ) -> Result<IssuedToken, TokenError> {
+        self.let_in(Actor::Admin(proof), user, new).await
     }
 
     /// Lets in a user of whom nothing is known: under an id of its own, `public:` and a random UUID.
@@ -57,24 +89,35 @@ impl TokenManager {
         getrandom::fill(&mut random)
             .map_err(|error| TokenError::Store(StoreError::new(StoreErrorKind::Unavailable, error)))?;
         let id = uuid::Builder::from_random_bytes(random).into_uuid();
-        self.let_in(&UserId::from_valid(format!("{PUBLIC}{id}")), new).await
+        let user = UserId::from_valid(format!("{PUBLIC}{id}"));
+        self.let_in(Actor::User(&user), &user, new).await
     }
 
-    async fn let_in(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
+    async fn let_in(
+        &self,
+        actor: Actor<'_>,
+        user: &UserId,
+        new: NewToken,
+    ) -> Result<IssuedToken, TokenError> {
         let kind = EventKind::UserRegistered;
-        let mut report = self.report(Actor::User(user), kind, None);
-        report.client_ip = new.created_ip;
-        let result = self.within(self.try_let_in(user, new)).await;
+        let mut report = self.report(actor, kind, None);
+        report.client_ip = new.created_ip.or(report.client_ip);
+        let result = self.within(self.try_let_in(actor, user, new)).await;
         let token = result.as_ref().ok().map(|issued| issued.record.id);
         report.done(result.as_ref().map_or_else(failure, |_| kind), Some(user), token);
         result
     }
 
-    async fn try_let_in(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
+    async fn try_let_in(
+        &self,
+        actor: Actor<'_>,
+        user: &UserId,
+        new: NewToken,
+    ) -> Result<IssuedToken, TokenError> {
         self.check_texts(user, &new)?;
         let _handing_out = self.issuing.rights.read().await;
         self.require_standing(user).await?;
-        let (key, record) = self.draft(Actor::User(user), user, new)?;
+        let (key, record) = self.draft(actor, user, new)?;
         self.ask(self.inner().store.register(&record)).await?;
         self.inner().invalidate(&record.digest);
         Ok(IssuedToken { key, record })
