@@ -311,6 +311,8 @@ refusals! {
     UserExists = "user_exists",
     /// A replaced token that is still used was to be ended.
     StillUsed = "still_used",
+    /// The same was being done already.
+    Busy = "busy",
     /// The token's rate limit, that of its owner, or that of new users is used up for the moment.
     RateLimited = "rate_limited",
     /// The token's quota is used up for this day or month.

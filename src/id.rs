@@ -37,6 +37,13 @@ pub struct UserId(Arc<str>);
 #[non_exhaustive]
 pub struct InvalidUserId;
 
+/// Beginnings of ids that keyward gives out itself: to its own users, to static tokens without a label, and to
+/// users of whom nothing is known.
+const RESERVED: [&str; 3] = ["keyward:", "static:", PUBLIC];
+
+/// Of users of whom nothing is known.
+pub(crate) const PUBLIC: &str = "public:";
+
 impl UserId {
     /// The longest user id, in bytes.
     pub const MAX_BYTES: usize = 255;
@@ -60,6 +67,11 @@ impl UserId {
     /// For ids that keyward itself makes and that are valid by construction.
     pub(crate) fn from_valid(id: String) -> Self {
         Self(id.into())
+    }
+
+    /// Whether it is one that keyward gives out itself, so that nobody can take it and nobody else knows of it.
+    pub(crate) fn is_reserved(&self) -> bool {
+        RESERVED.iter().any(|prefix| self.0.starts_with(prefix))
     }
 
     /// The id as the application gave it.

@@ -8,12 +8,12 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 use axum::{Router, body::Body, routing::get};
 use http::{HeaderName, HeaderValue, Request};
 use keyward::{
-    AdminProof, AuthLayer, Principal, TokenManager, UserId,
+    AdminProof, AuthLayer, Owned, Principal, TokenManager, UserId,
     auth::{
         AnyOf, ApiKeyAuth, Authenticator, CredentialReader, EmergencyAuth, RequestHead, StaticAuth, Verdict,
     },
     error::Refusal,
-    event::{Alert, EventKind},
+    event::{Alert, Audit, EventKind},
     manage::{ListQuery, NewToken, TokenError, TokenUpdate},
     net::{IpList, PeerAddr},
     scope::{Grant, ScopeSet},
@@ -328,5 +328,31 @@ async fn no_line_of_the_log_holds_it() {
     assert!(!log.lines_with("emergency_use").is_empty());
     for secret in [KEY.get(..12).unwrap(), KEY.get(30..42).unwrap(), &STATIC[..12], &sha256(KEY)[..12]] {
         assert!(log.lines_with(secret).is_empty(), "{:?}", log.lines_with(secret));
+    }
+}
+
+struct Job(UserId);
+
+impl Owned for Job {
+    const KIND: &'static str = "job";
+
+    fn owner(&self) -> &UserId {
+        &self.0
+    }
+}
+
+#[test]
+fn what_it_does_is_on_record_where_its_uses_are() {
+    let told = RecordingSink::default();
+    let clock = ManualClock::at(start());
+    let auth = emergency().with_audit(Audit::with_clock(told.clone(), Arc::new(clock)));
+    let reason = (REASON.0, REASON.1.as_bytes());
+    let me = ask(&auth, &[("x-api-key", KEY.as_bytes()), reason], None).unwrap().unwrap();
+    me.admin("break-in").unwrap();
+    assert!(me.check(Job(user("alice"))).is_err());
+    let alerts = [Alert::EmergencyUse, Alert::ForeignAccess].map(EventKind::Alert);
+    assert_eq!(told.kinds(), [alerts[0], EventKind::AdminOverride, alerts[1]]);
+    for event in told.events() {
+        assert_eq!((event.actor, event.at), (Some(user("keyward:emergency")), start()));
     }
 }

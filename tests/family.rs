@@ -592,3 +592,37 @@ async fn a_new_child_does_not_displace_what_it_ends_with() {
     assert!(gate.accepts(&parent).await && gate.accepts(&child).await && gate.accepts(&grandchild).await);
     assert!(!gate.accepts(&other).await, "the only one that may give way");
 }
+
+#[tokio::test]
+async fn a_child_is_told_the_end_of_the_key_that_it_ends_with() {
+    let world = World::new();
+    let parent = world.key("parent").await;
+    let new = NewToken::named("child").with_lifetime(300 * DAY).as_child();
+    let child = world.make(&parent, new).await;
+    let grandchild =
+        world.make(&child, NewToken::named("grandchild").with_lifetime(299 * DAY).as_child()).await;
+    let headers = async |key: &IssuedToken| {
+        let app =
+            Router::new().route("/", get(async || {})).layer(AuthLayer::new(ApiKeyAuth::new(&world.tokens)));
+        let answer = send(&app, request("GET", "/", key.key.expose(), "")).await;
+        (answer.status.as_u16(), answer.header("x-key-expires").to_owned())
+    };
+    for day in 0..70 {
+        for key in [&child, &grandchild] {
+            let expected = if day < 60 { "" } else { "2026-04-01T00:00:00.000Z" };
+            for round in ["asked of the store", "in the cache"] {
+                assert_eq!(headers(key).await, (200, expected.to_owned()), "day {day}, {round}");
+            }
+        }
+        world.clock.advance(DAY);
+        // Used often enough not to die of idleness, and too early to be renewed.
+        if matches!(day, 20 | 43) {
+            assert!(world.gate.accepts(&parent).await);
+        }
+    }
+    let me = world.gate.principal(&child).await;
+    let shown = world.tokens.get(&user("alice"), child.record.id).await.unwrap();
+    assert_eq!(me.expires_at(), shown.expires_at);
+    // The key that it ends with may be renewed yet: that is no end of what can be made.
+    world.make(&child, NewToken::named("long").with_lifetime(200 * DAY)).await;
+}

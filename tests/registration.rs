@@ -263,3 +263,37 @@ async fn registrations_are_counted_by_the_clients_address_and_kept_apart_by_name
     let operator = AdminProof::operator("ops", "test").unwrap();
     assert_eq!(tokens.count(&operator).await.unwrap(), 3, "and nobody else came in");
 }
+
+#[tokio::test]
+async fn the_first_administrator_is_let_in_once() {
+    let roles = |user: &UserId| {
+        let admin: &[&str] = if user.as_str() == "keyward:admin" { &["admin"] } else { &[] };
+        RoleSet::new(admin).unwrap()
+    };
+    let operator = AdminProof::operator("ops", "first start").unwrap();
+    for until in ["had", "suspended", "offboarded"] {
+        let (events, admin) = (RecordingSink::default(), user("keyward:admin"));
+        let builder = TokenManager::builder(MemoryStore::new()).with_roles(roles).with_audit(events.clone());
+        let clock = ManualClock::at(start());
+        let tokens = builder.with_clock(clock.clone()).build();
+        let first = async || tokens.bootstrap(&operator, &admin, NewToken::named("first")).await;
+        let issued = first().await.unwrap();
+        let told = events.events().remove(0);
+        assert_eq!(
+            (told.kind, told.actor, told.owner),
+            (EventKind::UserRegistered, Some(user("ops")), Some(admin.clone()))
+        );
+        assert_eq!((told.token, told.reason.as_deref()), (Some(issued.record.id), Some("first start")));
+        match until {
+            "had" => tokens.revoke(&admin, issued.record.id).await.map(drop).unwrap(),
+            "suspended" => tokens.suspend(&operator, &admin).await.unwrap(),
+            _ => tokens.offboard(&operator, &admin).await.map(drop).unwrap(),
+        }
+        clock.advance(Duration::from_secs(1000 * 86_400));
+        assert_eq!(tokens.cleanup(&operator).await.unwrap().stored, 0, "{until}");
+        assert!(matches!(first().await, Err(TokenError::UserExists)), "{until}");
+    }
+    let emergency = TokenManager::new(MemoryStore::new());
+    let refused = emergency.bootstrap(&operator, &user("keyward:emergency"), NewToken::named("x")).await;
+    assert!(matches!(refused, Err(TokenError::Invalid(_))), "{refused:?}");
+}

@@ -9,8 +9,17 @@
 
 mod service_process;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use keyward::{
+    AdminProof,
+    store::{Purge, SqliteStore, TokenStore},
+    time::{Clock, SystemClock},
+    token::Lifetimes,
+};
 use serde_json::{Value, json};
 use service_process::{Answer, Service, scratch};
 
@@ -42,6 +51,32 @@ fn the_first_start_prints_one_admin_key_and_later_ones_none() {
     let second = Service::start(folder.path(), &[]);
     assert!(second.admin_key.is_empty());
     assert_eq!(second.get("/whoami", &key).status, 200);
+}
+
+#[test]
+fn when_all_keys_are_gone_it_is_no_first_start() {
+    for (method, path) in [("DELETE", "/api/keys"), ("POST", "/admin/users/keyward:admin/offboard")] {
+        let folder = scratch();
+        let first = Service::start(folder.path(), &[]);
+        assert_eq!(first.send(method, path, &first.admin_key, None).status, 200, "{path}");
+        let key = first.admin_key.clone();
+        assert_eq!(first.stop().code, Some(0));
+        assert_eq!(remove_what_ended(folder.path()), 1);
+        let second = Service::start(folder.path(), &[]);
+        assert!(second.admin_key.is_empty(), "after {path}");
+        assert_eq!(second.get("/whoami", &key).status, 401);
+    }
+}
+
+/// Removes all keys that have ended, however lately; says how many.
+fn remove_what_ended(folder: &Path) -> u64 {
+    let proof = AdminProof::operator("test", "as after thirty days").unwrap();
+    let purge = Purge::new(SystemClock.now(), Lifetimes::default(), 100);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = SqliteStore::open(folder.join("keyward.db")).await.unwrap();
+        store.purge(&proof, &purge).await.unwrap().removed
+    })
 }
 
 #[test]

@@ -139,6 +139,22 @@ fn behind_a_corrupt_store_the_emergency_key_opens_and_nothing_else() {
 }
 
 #[test]
+fn a_store_that_comes_late_and_empty_has_its_first_start_then() {
+    let folder = scratch();
+    let file = folder.path().join("keyward.db");
+    fs::write(&file, [b'x'; 8192]).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let service = Service::start(folder.path(), &[GLASS_SHA256]);
+    assert!(service.admin_key.is_empty());
+    fs::remove_file(&file).unwrap();
+    service.wait_for_line(&["admin key: "]);
+    let printed = service.logged("admin key: ").remove(0);
+    assert_eq!(service.get("/whoami", printed.trim_start_matches("admin key: ")).status, 200);
+    assert_eq!(service.stop().code, Some(0));
+    assert!(Service::start(folder.path(), &[GLASS_SHA256]).admin_key.is_empty(), "once");
+}
+
+#[test]
 fn the_emergency_key_takes_away_and_makes_nothing() {
     let service = Service::start(scratch().path(), &[GLASS_SHA256]);
     let (alice, id) = issue(&service, "alice");
@@ -254,6 +270,33 @@ fn the_users_routes_are_for_administrators_and_say_why() {
     assert_eq!(because("ticket 4711"), 204);
     assert_eq!((because(&"é".repeat(200)), because(&"x".repeat(201)), because("a\tb")), (204, 400, 400));
     assert_eq!(service.send("POST", "/admin/users/bob/restore", &service.admin_key, None).status, 204);
+    let admin = ("X-API-Key", &*service.admin_key);
+    let twice = [admin, ("X-Audit-Reason", "a"), ("X-Audit-Reason", "b")];
+    for (method, path) in
+        [("POST", "/admin/users/bob/suspend"), ("GET", "/admin/tokens"), ("GET", "/admin/audit")]
+    {
+        assert_eq!(service.with_headers(method, path, &twice).status, 400, "{path}: which of the two?");
+    }
+    for action in ["suspend", "restore", "offboard"] {
+        let path = format!("/admin/users/mallory/{action}");
+        let status = |kind: &str, body: &[u8]| {
+            service.with_body("POST", &path, &[admin, ("Content-Type", kind)], body).status
+        };
+        let (json, long) = ("application/json", format!("{}{{}}", " ".repeat(70_000)));
+        for body in [r#"{"until": "tomorrow"}"#, "[]", "null", "{"] {
+            assert_eq!(status(json, body.as_bytes()), 400, "{action}: {body}");
+        }
+        assert_eq!(status("text/plain", b"now"), 415, "{action}");
+        assert_eq!(status(json, long.as_bytes()), 413, "{action}");
+        assert!(!service.has_logged(&["mallory"]), "{action} was not done");
+    }
+    let none = service.with_body(
+        "POST",
+        "/admin/users/mallory/offboard",
+        &[admin, ("Content-Type", "application/json")],
+        b"{}",
+    );
+    assert_eq!(none.status, 200);
     service.wait_for_line(&["user.suspended", "keyward:admin", "bob", "ticket 4711"]);
     service.wait_for_line(&["user.restored", "POST /admin/users/{id}/restore"]);
 }

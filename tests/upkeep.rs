@@ -20,10 +20,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::Router;
+use axum::{Router, response::IntoResponse};
 use keyward::{
     AdminProof, AuthLayer, TokenId, TokenManager, api,
     auth::ApiKeyAuth,
+    error::Refusal,
     event::{Alert, EventKind},
     manage::{IssuedToken, ListQuery, NewToken, TokenError, TokenUpdate},
     scope::{Grant, RoleSet, ScopeSet},
@@ -31,7 +32,7 @@ use keyward::{
     store::{MemoryStore, SqliteStore, TokenStore},
     testing::{ManualClock, RecordingSink},
     time::UnixTime,
-    token::{TokenRecord, TokenStatus},
+    token::{LifetimePolicy, Lifetimes, TokenClass, TokenRecord, TokenStatus},
 };
 use serde_json::json;
 use support::{Gatekeeper, UnrulyStore, request, send, start, user};
@@ -72,6 +73,10 @@ impl World {
         self.tokens.cleanup(&operator()).await.unwrap();
         warnings(&self.events)
     }
+}
+
+fn is_warning(event: &keyward::event::Event) -> bool {
+    matches!(event.kind, EventKind::TokenExpiring(_))
 }
 
 fn warnings(events: &RecordingSink) -> Vec<(TokenId, u32)> {
@@ -187,6 +192,89 @@ async fn nobody_is_warned_of_a_key_that_nobody_misses() {
     world.clock.advance(21 * DAY);
     let told = world.round().await;
     assert!(told.iter().all(|(id, _)| *id != idle.record.id), "it died of idleness: {told:?}");
+}
+
+#[tokio::test]
+async fn a_warning_of_a_child_tells_the_end_of_the_key_that_it_ends_with() {
+    let (clock, events) = (ManualClock::at(start()), RecordingSink::default());
+    let policy = LifetimePolicy::default().with_idle_timeout(None);
+    let lifetimes = Lifetimes::default().with_policy(TokenClass::User, policy);
+    let builder = TokenManager::builder(MemoryStore::new()).with_clock(clock.clone());
+    let tokens = builder.with_audit(events.clone()).with_lifetimes(lifetimes).build();
+    let parent = tokens.create(&user("alice"), NewToken::named("parent")).await.unwrap();
+    let me = Gatekeeper::new(&tokens).principal(&parent).await;
+    let child = NewToken::named("child").with_lifetime(110 * DAY).as_child();
+    let child = tokens.create(&me, child).await.unwrap().record.id;
+    clock.advance(80 * DAY);
+    tokens.cleanup(&operator()).await.unwrap();
+    let told = events.events().into_iter().find(|event| event.token == Some(child) && is_warning(event));
+    let told = told.unwrap();
+    assert_eq!(told.kind, EventKind::TokenExpiring(10));
+    assert_eq!(told.reason.as_deref(), Some("expires at 2026-04-01T00:00:00.000Z"));
+}
+
+/// Three keys and a child of one of them, for all of which a warning is due.
+async fn due(world: &World) -> Vec<TokenId> {
+    let parent = world.key("parent", 40).await;
+    let me = world.gate.principal(&parent).await;
+    let child = NewToken::named("child").with_lifetime(39 * DAY).as_child();
+    let child = world.tokens.create(&me, child).await.unwrap();
+    let others = [world.key("one", 40).await, world.key("two", 40).await];
+    world.clock.advance(10 * DAY);
+    let mut ids = vec![parent.record.id, child.record.id];
+    ids.extend(others.map(|key| key.record.id));
+    ids.sort_unstable();
+    ids
+}
+
+/// The tokens that were warned about.
+fn warned(events: &RecordingSink) -> Vec<TokenId> {
+    let mut ids: Vec<_> = warnings(events).into_iter().map(|(id, _)| id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn warnings_that_were_given_out_are_sent_also_if_the_round_is_given_up() {
+    let world = World::new();
+    let expected = due(&world).await;
+    let gate = world.store.stop_next_get();
+    let (tokens, proof) = (world.tokens.clone(), operator());
+    let round = tokio::spawn(async move { tokens.cleanup(&proof).await });
+    gate.arrival().await;
+    round.abort();
+    assert!(round.await.is_err());
+    assert_eq!(warned(&world.events), expected);
+    assert_eq!(world.round().await, [], "and once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn warnings_whose_giving_out_takes_long_are_sent_by_the_next_round() {
+    let world = World::new();
+    let expected = due(&world).await;
+    let gate = world.store.close_claim_gate();
+    let failed = world.tokens.cleanup(&operator()).await;
+    assert!(matches!(failed, Err(TokenError::Store(_))), "{failed:?}");
+    gate.arrival().await;
+    gate.open();
+    assert_eq!(warned(&world.events), []);
+    world.tokens.cleanup(&operator()).await.unwrap();
+    assert_eq!(warned(&world.events), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_loses_no_warning_that_was_given_out() {
+    let world = World::new();
+    let expected = due(&world).await;
+    let gate = world.store.close_claim_gate();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let work = tokio::spawn(world.tokens.clone().run(async { drop(stopped.await) }));
+    gate.arrival().await;
+    drop(stop);
+    tokio::task::yield_now().await;
+    gate.open();
+    work.await.unwrap();
+    assert_eq!(warned(&world.events), expected);
 }
 
 #[tokio::test]
@@ -414,6 +502,41 @@ async fn cleaning_up_over_http_needs_the_role_and_the_scope() {
     );
     assert_eq!(send(&app, request("GET", "/admin/cleanup", key.key.expose(), "")).await.status, 405);
     assert_eq!(send(&app, request("POST", "/admin/cleanup", "nobody", "")).await.status, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_that_does_not_get_its_turn_says_so() {
+    let world = World::new();
+    world.key("x", 40).await;
+    let gate = world.store.close_claim_gate();
+    let (tokens, proof) = (world.tokens.clone(), operator());
+    let first = tokio::spawn(async move { tokens.cleanup(&proof).await });
+    gate.arrival().await;
+    let second = world.tokens.cleanup(&operator()).await;
+    assert!(matches!(second, Err(TokenError::Busy)), "{second:?}");
+    assert!(world.events.kinds().contains(&EventKind::OperationRefused(Refusal::Busy)));
+    assert!(first.await.unwrap().is_err(), "that store does not answer");
+    let error = api::ApiError::from(TokenError::Busy).into_response();
+    assert_eq!(error.status(), 409);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_without_time_for_the_removal_tells_what_was_counted_before() {
+    let world = World::new();
+    let insert = async |numbers: std::ops::Range<u64>, expires_at| {
+        for n in numbers {
+            let mut record = numbered(n);
+            record.expires_at = expires_at;
+            world.store.insert(&record, None).await.unwrap();
+        }
+    };
+    insert(0..300, None).await;
+    world.store.set_upkeep_slow(true);
+    let done = world.tokens.cleanup(&operator()).await.unwrap();
+    assert!(!done.complete && done.stored > 0, "{done:?}");
+    insert(300..900, Some(start().saturating_add(90 * DAY))).await;
+    let next = world.tokens.cleanup(&operator()).await.unwrap();
+    assert_eq!((next.complete, next.stored), (false, done.stored), "it only looked for warnings");
 }
 
 // ---- the background work ---------------------------------------------------------------------------

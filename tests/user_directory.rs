@@ -312,6 +312,62 @@ async fn a_herd_asks_once_and_does_not_wait_where_there_is_an_answer() {
     assert_eq!(world.staff.asked(), before + 2);
 }
 
+/// Whoever hangs up while the directory is asked never has the answer kept: that must not be a way to stay in.
+#[tokio::test]
+async fn who_hangs_up_again_and_again_is_out_two_seconds_later_all_the_same() {
+    let clock = ManualClock::at(start());
+    let world = Arc::new(World::by(&clock).await);
+    assert_eq!(world.statuses().await, [200; 3]);
+    world.staff.set("alice", Some(UserStatus::Suspended));
+    world.staff.answers.forget_permits(usize::MAX);
+    clock.advance(60 * SECOND);
+    let spawn = |credential: &str| {
+        let (world, credential) = (world.clone(), credential.to_owned());
+        tokio::spawn(async move { world.status(&credential).await })
+    };
+    for round in 0..3 {
+        let asked = world.staff.asked();
+        let hangs_up = spawn(ALICE);
+        world.staff.wait_until_asked(asked + 1).await;
+        hangs_up.abort();
+        assert!(hangs_up.await.is_err(), "round {round}");
+        clock.advance(SECOND);
+    }
+    for credential in [&*world.key, &world.jwt, ALICE] {
+        let asked = world.staff.asked();
+        let hangs_up = spawn(ALICE);
+        world.staff.wait_until_asked(asked + 1).await;
+        let other = spawn(credential);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!other.is_finished(), "not by the old answer");
+        hangs_up.abort();
+        world.staff.wait_until_asked(asked + 2).await;
+        other.abort();
+    }
+    world.staff.answers.add_permits(1);
+    assert_eq!(world.statuses().await, [401; 3]);
+}
+
+/// Clients that wait for a second and a half only keep it from ever being seen that the directory does not answer.
+#[tokio::test(start_paused = true)]
+async fn while_it_hangs_its_last_answer_counts_also_if_nobody_waits_for_the_end() {
+    let world = Arc::new(World::by(&TokioClock(Instant::now())).await);
+    assert_eq!(world.statuses().await, [200; 3]);
+    world.staff.hangs.store(true, Ordering::SeqCst);
+    tokio::time::sleep(61 * SECOND).await;
+    for round in 0..10 {
+        let given_up = tokio::time::timeout(3 * SECOND / 2, world.status(ALICE)).await;
+        assert!(given_up.is_err(), "round {round}: one has to ask");
+        for credential in [&*world.key, &world.jwt, ALICE] {
+            let status = tokio::time::timeout(SECOND / 10, world.status(credential)).await;
+            assert_eq!(status, Ok(200), "round {round}");
+        }
+        tokio::time::sleep(SECOND).await;
+    }
+}
+
 /// Goes as tokio's paused time does, which moves on when everybody waits.
 #[derive(Clone, Debug)]
 struct TokioClock(Instant);
@@ -367,7 +423,7 @@ async fn the_directory_is_not_asked_about_users_of_keyward() {
     let admin = world.tokens.create(&user("keyward:admin"), NewToken::named("first")).await.unwrap();
     assert_eq!(world.status(admin.key.expose()).await, 200);
     assert_eq!(world.staff.asked(), asked);
-    for reserved in ["keyward:admin", "static:0123456789abcdef"] {
+    for reserved in ["keyward:admin", "static:0123456789abcdef", "public:5f7c8ec7"] {
         let forged = world.issuer.token(&user(reserved)).unwrap();
         assert_eq!(world.status(&forged).await, 401, "no JWT can be theirs");
     }
@@ -409,4 +465,20 @@ fn times_that_make_no_sense_are_refused() {
         let set = builder.with_directory_staleness(fresh * SECOND, bound * SECOND);
         assert_eq!(set.is_ok(), good, "{fresh} and {bound} seconds");
     }
+}
+
+#[tokio::test]
+async fn who_comes_in_public_is_nobody_of_the_directorys() {
+    let clock = ManualClock::at(start());
+    let world = World::by(&clock).await;
+    let asked = world.staff.asked();
+    let issued = world.tokens.register_anybody(NewToken::named("mine")).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(world.status(issued.key.expose()).await, 200);
+        clock.advance(60 * SECOND);
+    }
+    assert_eq!(world.staff.asked(), asked);
+    let operator = AdminProof::operator("ops", "test").unwrap();
+    world.tokens.suspend(&operator, &issued.record.owner).await.unwrap();
+    assert_eq!(world.status(issued.key.expose()).await, 401, "only the state here can stop them");
 }

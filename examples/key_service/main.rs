@@ -89,6 +89,7 @@ async fn serve_tokens(
         // With an emergency key the service starts all the same; it goes on as soon as the store is in order.
         Err(error) if settings.emergency.is_some() => {
             tracing::error!(%error, "started without its store: only the emergency key opens anything");
+            tokio::spawn(print_first_admin_key_later(tokens.clone()));
         }
         done => done?,
     }
@@ -204,25 +205,32 @@ fn auth_layer(settings: &Settings, tokens: &TokenManager, jwt: Option<JwtAuth>) 
     }
 }
 
-/// On an empty store there is nobody who could ask for a key, so one is made and shown here, once.
+/// On an empty store there is nobody who could ask for a key, so one is made and shown here. Once: not again when all
+/// keys have ended and are removed, or when that administrator is suspended or gone.
 async fn print_first_admin_key(tokens: &TokenManager) -> Result<(), Box<dyn Error>> {
     let operator = AdminProof::operator("key_service", "first start on an empty store")?;
     if !tokens.list(&operator, ListQuery::default().with_limit(1)).await?.tokens.is_empty() {
         return Ok(());
     }
+    let admin = NewToken::named("first admin key").with_class(TokenClass::Admin);
     // Fails here, before there is a key, if nobody could read it.
-    writeln!(std::io::stdout(), "first start on an empty store")?;
-    let admin = NewToken::named("first admin key")
-        .for_user(UserId::new(BOOTSTRAP_ADMIN)?)
-        .with_class(TokenClass::Admin)
-        .with_max_active(1);
-    let issued = match tokens.create(&operator, admin).await {
-        // Another process was faster.
-        Err(TokenError::LimitReached) => return Ok(()),
-        issued => issued?,
-    };
-    writeln!(std::io::stdout(), "admin key: {}", issued.key.expose())?;
+    writeln!(std::io::stdout(), "no key is stored")?;
+    match tokens.bootstrap(&operator, &UserId::new(BOOTSTRAP_ADMIN)?, admin).await {
+        Ok(issued) => writeln!(std::io::stdout(), "admin key: {}", issued.key.expose())?,
+        // Also if another process was faster.
+        Err(TokenError::UserExists) => {
+            tracing::warn!("{BOOTSTRAP_ADMIN} had a key before, and gets no other one")
+        }
+        Err(error) => return Err(error.into()),
+    }
     Ok(())
+}
+
+/// The same for a store that is in order only after the start.
+async fn print_first_admin_key_later(tokens: TokenManager) {
+    while print_first_admin_key(&tokens).await.is_err() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

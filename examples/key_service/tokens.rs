@@ -121,9 +121,9 @@ async fn login(
     State(issuer): State<JwtIssuer>,
     JsonBody(login): JsonBody<Login>,
 ) -> Result<Response, ApiError> {
-    let reserved = ["keyward:", "static:"].iter().any(|prefix| login.user_id.as_str().starts_with(prefix));
-    if reserved {
-        let sentence = "A user id that begins with `keyward:` or `static:` is not for logins.";
+    let reserved = ["keyward:", "static:", "public:"];
+    if reserved.iter().any(|prefix| login.user_id.as_str().starts_with(prefix)) {
+        let sentence = "A user id that begins with `keyward:`, `static:` or `public:` is not for logins.";
         return Err(ApiError::new(StatusCode::BAD_REQUEST, sentence));
     }
     let roles = login.roles.unwrap_or_else(RoleSet::empty);

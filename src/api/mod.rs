@@ -182,7 +182,8 @@ pub fn admin_tokens<S: Clone + Send + Sync + 'static>(tokens: TokenManager) -> R
 
 /// The route for an administrator that does now what the [background work](TokenManager::run) does once an hour,
 /// to mount where it shall be: `POST` answers with how many tokens were `removed` and are `stored`, how many
-/// warnings were sent (`warned`), and whether all tokens were looked at (`complete`).
+/// warnings were sent (`warned`), and whether all tokens were looked at (`complete`). It answers 409 while the hourly
+/// work takes all the time.
 ///
 /// ```
 /// use axum::Router;

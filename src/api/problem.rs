@@ -90,6 +90,9 @@ impl From<TokenError> for ApiError {
             TokenError::OwnerInactive => {
                 Self::new(StatusCode::FORBIDDEN, "The user is suspended or gone, and gets no new keys.")
             }
+            TokenError::Busy => {
+                Self::new(StatusCode::CONFLICT, "The same is being done already; try again later.")
+            }
             TokenError::Store(_) => AuthError::from(AuthErrorKind::Unavailable).into(),
         }
     }

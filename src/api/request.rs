@@ -346,13 +346,18 @@ impl<S: Send + Sync> FromRequestParts<S> for AuditReason {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let wrong = || {
             ApiError::bad_request(
-                "`X-Audit-Reason` is at most 200 printable characters, none of them of the credential.",
+                "`X-Audit-Reason` is sent once, with at most 200 printable characters, none of them of the credential.",
             )
         };
-        let Some(reason) = parts.headers.get("x-audit-reason") else {
+        let mut lines = parts.headers.get_all("x-audit-reason").iter();
+        let Some(reason) = lines.next() else {
             let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
             return Ok(Self(format!("{} {route}", parts.method)));
         };
+        // Of two nobody knows which one was meant.
+        if lines.next().is_some() {
+            return Err(wrong());
+        }
         let reason = std::str::from_utf8(reason.as_bytes()).map_err(|_| wrong())?.trim();
         let head = RequestHead::from_parts(parts);
         let fits = (1..=200).contains(&reason.chars().count()) && !head.shares_text_with_credential(reason);

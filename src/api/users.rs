@@ -2,7 +2,7 @@
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::StatusCode,
     middleware,
     response::{IntoResponse, Response},
@@ -11,8 +11,8 @@ use axum::{
 
 use crate::{
     api::{
-        ApiError, in_request,
-        request::{AuditReason, UserPath},
+        ApiError, JsonBody, MAX_BODY, in_request,
+        request::{AuditReason, NoBody, UserPath},
     },
     layer::RequireLayer,
     manage::TokenManager,
@@ -31,7 +31,7 @@ use crate::{
 ///
 /// See [`TokenManager::suspend`], [`restore`](TokenManager::restore) and [`offboard`](TokenManager::offboard). Any
 /// id that can be a user's is accepted: a user who only has JWTs is not known here before. Ids are written in
-/// paths as URLs demand, such as `auth0%7C5f7c8ec7`.
+/// paths as URLs demand, such as `auth0%7C5f7c8ec7`. None takes a body; an empty object passes for none.
 ///
 /// ```
 /// use axum::Router;
@@ -50,6 +50,7 @@ pub fn admin_users<S: Clone + Send + Sync + 'static>(tokens: TokenManager) -> Ro
         .route("/{id}/offboard", post(offboard))
         .route_layer(RequireLayer::scope("admin:write"))
         .route_layer(RequireLayer::role(ADMIN_ROLE))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(in_request))
         .with_state(tokens)
 }
@@ -59,6 +60,7 @@ async fn suspend(
     reason: AuditReason,
     State(tokens): State<TokenManager>,
     user: UserPath,
+    _: JsonBody<NoBody>,
 ) -> Result<StatusCode, ApiError> {
     tokens.suspend(&me.admin(reason.0)?, &user.0).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -69,6 +71,7 @@ async fn restore(
     reason: AuditReason,
     State(tokens): State<TokenManager>,
     user: UserPath,
+    _: JsonBody<NoBody>,
 ) -> Result<StatusCode, ApiError> {
     tokens.restore(&me.admin(reason.0)?, &user.0).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -79,6 +82,7 @@ async fn offboard(
     reason: AuditReason,
     State(tokens): State<TokenManager>,
     user: UserPath,
+    _: JsonBody<NoBody>,
 ) -> Result<Response, ApiError> {
     let revoked = tokens.offboard(&me.admin(reason.0)?, &user.0).await?;
     Ok(Json(serde_json::json!({ "revoked": revoked })).into_response())

@@ -30,8 +30,8 @@ static X_KEY_GRACE_UNTIL: HeaderName = HeaderName::from_static("x-key-grace-unti
 /// key in the cache is decided at once: its expiry, its addresses and the method are judged for each
 /// request. Only an unknown or stale one asks the store.
 ///
-/// For 30 days before a key expires, responses carry `X-Key-Expires` with the time (RFC 3339, UTC); in its
-/// grace period also `X-Key-Grace-Until`. A header that the service sets itself stays as it is.
+/// For 30 days before a key expires, or one that it ends with, responses carry `X-Key-Expires` with the time (RFC
+/// 3339, UTC); in its grace period also `X-Key-Grace-Until`. A header that the service sets itself stays as it is.
 ///
 /// A key with limits is answered 429 beyond them, and told where they stand in `RateLimit`; see
 /// [`limit`](crate::limit).
@@ -122,7 +122,7 @@ impl ApiKeyAuth {
             }
         }
         self.lookup.count_use(&credential, now, client_ip);
-        let is_ending = credential.expires_at <= now.saturating_add(EXPIRY_NOTICE);
+        let is_ending = credential.ends_at() <= now.saturating_add(EXPIRY_NOTICE);
         let mut principal = Principal::telling(credential, client_ip, told);
         if is_ending {
             tell_end(&mut principal);
@@ -149,7 +149,7 @@ impl ApiKeyAuth {
 fn tell_end(principal: &mut Principal) {
     let credential = principal.credential();
     let grace_until = credential.extra.as_ref().and_then(|extra| extra.grace_until);
-    let told = [(&X_KEY_EXPIRES, Some(credential.expires_at)), (&X_KEY_GRACE_UNTIL, grace_until)];
+    let told = [(&X_KEY_EXPIRES, Some(credential.ends_at())), (&X_KEY_GRACE_UNTIL, grace_until)];
     for (name, time) in told {
         if let Some(value) = time.and_then(|time| HeaderValue::try_from(time.to_string()).ok()) {
             principal.tell(name.clone(), value);

@@ -123,9 +123,12 @@ impl EmergencyAuth {
         self
     }
 
-    /// Where its alerts go; [`tracing`] by default.
+    /// Where its alerts go, and what is reported of those who use it; [`tracing`] by default.
     #[must_use]
     pub fn with_audit(mut self, audit: Audit) -> Self {
+        let Credential { user, roles, .. } = &*self.credential;
+        let builder = Principal::builder(AuthMethod::Emergency, user.clone()).roles(roles.clone());
+        self.credential = Arc::new(builder.audit(audit.clone()).into_credential(self.digest));
         self.audit = audit;
         self
     }

@@ -37,9 +37,6 @@ const NEVER_JUDGED: u64 = u64::MAX;
 /// How long a [`UserMapper`](super::UserMapper) may take.
 const MAPPER_TIMEOUT: Duration = Duration::from_millis(4500);
 
-/// Ids that keyward gives to its own users; no issuer may speak for them.
-const RESERVED: [&str; 2] = ["keyward:", "static:"];
-
 /// Checks that the sender possesses what a token is bound to, such as a client certificate (RFC 8705). Without
 /// one, tokens that are bound (claim `cnf`) are refused. A token that is bound to a key by its thumbprint (`jkt`,
 /// RFC 9449) is always refused: what is presented as a bearer token must not be accepted (section 7.2 there).
@@ -314,7 +311,8 @@ impl Verifier {
         user: UserId,
         (generation, until): (Option<u64>, Option<UnixTime>),
     ) -> Result<Arc<Credential>, AuthError> {
-        if RESERVED.iter().any(|prefix| user.as_str().starts_with(prefix)) {
+        // No issuer may speak for those.
+        if user.is_reserved() {
             return Err(AuthError::invalid(Refusal::Subject));
         }
         let Accepted { jwt, valid_from, scopes, mut roles } = genuine.accepted;

@@ -1,14 +1,14 @@
 //! What is done once an hour: warnings, and the removal of what ended long ago.
 
-use std::time::Duration;
+use std::{fmt, future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
 use crate::{
     event::{Event, EventKind},
     id::TokenId,
     manage::{Actor, TokenError, TokenManager, report::failure},
     principal::AdminProof,
-    store::{Purge, StoreErrorKind, Warnings},
-    time::{Stopwatch, UnixTime},
+    store::{Claimed, Purge, StoreError, StoreErrorKind, Warnings, lineage::Lineage},
+    time::Stopwatch,
     token::{RequestClass, TokenRecord, decide},
 };
 
@@ -57,12 +57,25 @@ pub(super) struct Maintenance {
 }
 
 /// Where the next round goes on.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Progress {
     /// After this token; `None` is at the oldest.
     after: Option<TokenId>,
     /// How many tokens are stored up to that one.
     stored: u64,
+    /// Warnings whose giving out was not waited for: they go to nobody else.
+    claim: Option<Claim>,
+}
+
+type Claim = Pin<Box<dyn Future<Output = Result<Claimed, StoreError>> + Send>>;
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress")
+            .field("after", &self.after)
+            .field("stored", &self.stored)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Maintenance {
@@ -90,7 +103,8 @@ impl TokenManager {
     /// ```
     ///
     /// # Errors
-    /// [`TokenError::Store`]; what was removed before that is gone.
+    /// [`TokenError::Busy`] when another round of this process takes all the time;
+    /// [`TokenError::Store`]: what was removed before that is gone.
     pub async fn cleanup(&self, proof: &AdminProof) -> Result<Cleanup, TokenError> {
         let report = self.report(Actor::Admin(proof), EventKind::TokensRemoved(0), None);
         let mut done = Cleanup::default();
@@ -123,13 +137,12 @@ impl TokenManager {
     ) -> Result<(), TokenError> {
         let begun = Stopwatch::start();
         let waiting = self.issuing.maintenance.progress.lock();
-        let Ok(mut progress) = tokio::time::timeout(budget.unwrap_or(Duration::MAX), waiting).await else {
-            return Ok(());
-        };
+        let waiting = tokio::time::timeout(budget.unwrap_or(Duration::MAX), waiting);
+        let mut progress = waiting.await.map_err(|_| TokenError::Busy)?;
         let mut pace = Pace { step: FIRST_STEP, begun, budget };
         // What was used lately is neither about to expire nor idle.
         self.flush().await?;
-        self.send_warnings(proof, &mut pace, done).await?;
+        self.send_warnings(proof, &mut pace, &mut progress.claim, done).await?;
         self.remove_ended(proof, &mut pace, &mut progress, done).await
     }
 
@@ -137,19 +150,22 @@ impl TokenManager {
         &self,
         proof: &AdminProof,
         pace: &mut Pace,
+        claim: &mut Option<Claim>,
         done: &mut Cleanup,
     ) -> Result<(), TokenError> {
         while !pace.is_over() {
-            let (now, taken) = (self.lookup.now(), Stopwatch::start());
-            let warnings = Warnings::new(now, self.issuing.maintenance.warnings.clone(), pace.step);
-            let claim = self.inner().store.claim_warnings(proof, &warnings);
-            let claimed = match self.within(self.ask(claim)).await {
+            let (taken, resumed) = (Stopwatch::start(), claim.is_some());
+            claim.get_or_insert_with(|| self.claim(proof, pace.step));
+            let claimed = match self.within(self.ask(finish(claim))).await {
+                Ok(claimed) => claimed,
                 Err(TokenError::Store(error)) if error.kind() == StoreErrorKind::ReadOnly => return Ok(()),
-                claimed => claimed?,
+                Err(error) => {
+                    // What was waited for twice may never have an end.
+                    *claim = claim.take().filter(|_| !resumed);
+                    return Err(error);
+                }
             };
-            for record in &claimed.tokens {
-                done.warned += u64::from(self.warn(record, now).await);
-            }
+            self.send(claimed.tokens, &mut done.warned).await;
             if !claimed.more {
                 return Ok(());
             }
@@ -158,15 +174,49 @@ impl TokenManager {
         Ok(())
     }
 
-    /// Sends a warning unless there is nothing to lose.
-    async fn warn(&self, record: &TokenRecord, now: UnixTime) -> bool {
-        let policy = self.inner().lifetimes.policy(record.class);
-        let lives = decide(record, policy, now, RequestClass::Unsafe).access().is_ok();
-        // The warning is given out, so a store that fails now must not swallow it.
-        if !lives || self.inner().lineage(record, now).await.is_ok_and(|lineage| !lineage.lives) {
-            return false;
+    /// Has the store give out warnings, also if nobody waits until it has.
+    fn claim(&self, proof: &AdminProof, limit: u32) -> Claim {
+        let (lookup, proof) = (self.lookup.clone(), proof.clone());
+        let warnings = Warnings::new(lookup.now(), self.issuing.maintenance.warnings.clone(), limit);
+        Box::pin(async move { lookup.inner().store.claim_warnings(&proof, &warnings).await })
+    }
+
+    /// Sends the warnings that were being given out when the background work ended.
+    pub(super) async fn send_claimed(&self) {
+        // If it is taken, somebody else is sending them.
+        let Ok(mut progress) = self.issuing.maintenance.progress.try_lock() else { return };
+        if progress.claim.is_some()
+            && let Ok(claimed) = self.within(self.ask(finish(&mut progress.claim))).await
+        {
+            self.send(claimed.tokens, &mut 0).await;
         }
-        let Some(expires_at) = record.expires_at else { return false };
+    }
+
+    /// Sends warnings that were given out, in any case: also if a store fails now, or nobody waits.
+    async fn send(&self, claimed: Vec<TokenRecord>, sent: &mut u64) {
+        let (children, others) = claimed.into_iter().partition(|record| record.parent.is_some());
+        drop(Unsent { manager: self, tokens: others, sent });
+        let mut unsent = Unsent { manager: self, tokens: children, sent };
+        while let Some(record) = unsent.tokens.last() {
+            let lineage = self.inner().lineage(record, self.lookup.now());
+            let lineage = self.within(async { lineage.await.map_err(TokenError::Store) });
+            let Ok(lineage) = lineage.await else { return };
+            if let Some(record) = unsent.tokens.pop() {
+                *unsent.sent += u64::from(self.warn(&record, Some(&lineage)));
+            }
+        }
+    }
+
+    /// Sends a warning unless there is nothing to lose.
+    fn warn(&self, record: &TokenRecord, lineage: Option<&Lineage>) -> bool {
+        let (now, policy) = (self.lookup.now(), self.inner().lifetimes.policy(record.class));
+        let lives = decide(record, policy, now, RequestClass::Unsafe).access().is_ok();
+        let Some(expires_at) = record.expires_at.filter(|_| lives) else { return false };
+        let expires_at = match lineage {
+            Some(lineage) if !lineage.lives => return false,
+            Some(lineage) => expires_at.min(lineage.end),
+            None => expires_at,
+        };
         let days = expires_at.since(now).as_millis().div_ceil(86_400_000);
         let kind = EventKind::TokenExpiring(u32::try_from(days).unwrap_or(u32::MAX));
         let event = Event::new(kind).owned_by(&record.owner).token(record.id);
@@ -184,6 +234,7 @@ impl TokenManager {
         let lifetimes = self.inner().lifetimes.clone();
         let before = self.lookup.now().saturating_sub(self.issuing.maintenance.retention);
         let mut purge = Purge::new(before, lifetimes, FIRST_STEP);
+        done.stored = progress.stored;
         while !pace.is_over() {
             let taken = Stopwatch::start();
             (purge.after, purge.limit) = (progress.after, pace.step);
@@ -195,14 +246,43 @@ impl TokenManager {
             let stored = (progress.stored + purged.looked_at).saturating_sub(purged.removed);
             done.stored = stored;
             if purged.next.is_none() {
-                *progress = Progress::default();
+                (progress.after, progress.stored) = (None, 0);
                 done.complete = true;
                 return Ok(());
             }
-            *progress = Progress { after: purged.next, stored };
+            (progress.after, progress.stored) = (purged.next, stored);
             pace.rest(taken).await;
         }
         Ok(())
+    }
+}
+
+/// Waits for the end of `claim`, which goes on with the next call if this one is given up.
+async fn finish(claim: &mut Option<Claim>) -> Result<Claimed, StoreError> {
+    poll_fn(|context| {
+        // One that panics is not asked again.
+        let Some(mut open) = claim.take() else { return Poll::Ready(Ok(Claimed::default())) };
+        let answer = open.as_mut().poll(context);
+        if answer.is_pending() {
+            *claim = Some(open);
+        }
+        answer
+    })
+    .await
+}
+
+/// Warnings that were given out and not sent. Dropped, they are sent by what is known of them.
+struct Unsent<'a> {
+    manager: &'a TokenManager,
+    tokens: Vec<TokenRecord>,
+    sent: &'a mut u64,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        for record in self.tokens.drain(..) {
+            *self.sent += u64::from(self.manager.warn(&record, None));
+        }
     }
 }
 

@@ -278,6 +278,7 @@ impl TokenManager {
             () = self.follow_changes() => {}
             () = self.keep_clean() => {}
         }
+        self.send_claimed().await;
         inner.note_all_uses();
         let _ = self.within(self.ask(inner.write_usage())).await;
     }

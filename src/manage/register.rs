@@ -5,18 +5,12 @@ use std::net::IpAddr;
 use crate::{
     error::Refusal,
     event::{Event, EventKind},
-    id::UserId,
+    id::{PUBLIC, UserId},
     manage::{Actor, IssuedToken, NewToken, TokenError, TokenManager, report::failure},
     principal::AdminProof,
     store::{StoreError, StoreErrorKind},
     time::UnixTime,
 };
-
-/// Ids that keyward gives out itself: to its own users, to static tokens without a label, and to users of whom
-/// nothing is known.
-const RESERVED: [&str; 3] = ["keyward:", "static:", PUBLIC];
-
-const PUBLIC: &str = "public:";
 
 impl TokenManager {
     /// Lets `user` in, who must be new: stores them along with their first token, both or neither.
@@ -45,15 +39,45 @@ impl TokenManager {
     /// [`TokenError::UserExists`], [`TokenError::Invalid`], or [`TokenError::Store`], also when the store cannot
     /// register anybody.
     pub async fn register(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
-        let is_reserved = RESERVED.iter().any(|prefix| user.as_str().starts_with(prefix));
         let has_roles = self.inner().roles.as_ref().is_some_and(|roles| !roles.roles_of(user).is_empty());
-        let taken = if is_reserved || has_roles { Err(TokenError::UserExists) } else { Ok(()) };
+        let taken = if user.is_reserved() || has_roles { Err(TokenError::UserExists) } else { Ok(()) };
         if let Err(error) = taken.and_then(|()| self.check_texts(user, &new)) {
             // The id is the client's text and may be anything, so it is not repeated.
             self.refuse_newcomer(error.refusal().unwrap_or(Refusal::InvalidValue), new.created_ip);
             return Err(error);
         }
-        self.let_in(user, new).await
+        self.let_in(Actor::User(user), user, new).await
+    }
+
+    /// Stores the first token of `user` on behalf of an operator, where nobody is there yet who could ask for one.
+    /// Unlike in [`register`](Self::register) the id may be one of keyward's own, and may have a role. It is done once:
+    /// never again for a user who had a token, whatever became of it, or has a state. So a store that is emptied by
+    /// [`cleanup`](Self::cleanup), or an operator who is suspended, brings no second one.
+    ///
+    /// ```
+    /// use keyward::{AdminProof, TokenManager, UserId, manage::{NewToken, TokenError}, store::MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tokens = TokenManager::new(MemoryStore::new());
+    /// let (operator, admin) = (AdminProof::operator("deploy", "first start")?, UserId::new("keyward:admin")?);
+    /// let issued = tokens.bootstrap(&operator, &admin, NewToken::named("first admin key")).await?;
+    /// println!("shown once: {}", issued.key.expose());
+    /// let again = tokens.bootstrap(&operator, &admin, NewToken::named("second")).await;
+    /// assert!(matches!(again, Err(TokenError::UserExists)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    pub async fn bootstrap(
+        &self,
+        proof: &AdminProof,
+        user: &UserId,
+        new: NewToken,
+    ) -> Result<IssuedToken, TokenError> {
+        self.let_in(Actor::Admin(proof), user, new).await
     }
 
     /// Lets in a user of whom nothing is known: under an id of its own, `public:` and a random UUID.
@@ -65,34 +89,48 @@ impl TokenManager {
         getrandom::fill(&mut random)
             .map_err(|error| TokenError::Store(StoreError::new(StoreErrorKind::Unavailable, error)))?;
         let id = uuid::Builder::from_random_bytes(random).into_uuid();
-        self.let_in(&UserId::from_valid(format!("{PUBLIC}{id}")), new).await
+        let user = UserId::from_valid(format!("{PUBLIC}{id}"));
+        self.let_in(Actor::User(&user), &user, new).await
     }
 
-    async fn let_in(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
-        // Nobody knows who asks until they are let in, and least of all are they whom the id belongs to already.
+    async fn let_in(
+        &self,
+        actor: Actor<'_>,
+        user: &UserId,
+        new: NewToken,
+    ) -> Result<IssuedToken, TokenError> {
+        // Who asks for themselves is nobody until they are let in, and least of all whom the id belongs to already.
         let nobody = AdminProof::internal("registration");
+        let by_themselves = matches!(actor, Actor::User(_));
         let kind = EventKind::UserRegistered;
-        let mut report = self.report(Actor::Admin(&nobody), kind, None);
-        report.client_ip = new.created_ip;
-        let result = self.within(self.try_let_in(user, new)).await;
+        let reported = if by_themselves { Actor::Admin(&nobody) } else { actor };
+        let mut report = self.report(reported, kind, None);
+        report.client_ip = new.created_ip.or(report.client_ip);
+        let result = self.within(self.try_let_in(actor, user, new)).await;
         match &result {
             Ok(issued) => {
-                report.actor = Actor::User(user);
+                report.actor = actor;
                 report.done(kind, Some(user), Some(issued.record.id));
             }
-            Err(error) => {
+            Err(error) if by_themselves => {
                 report.done = true;
                 self.report_newcomer(failure(error), report.client_ip);
             }
+            Err(error) => report.done(failure(error), Some(user), None),
         }
         result
     }
 
-    async fn try_let_in(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
+    async fn try_let_in(
+        &self,
+        actor: Actor<'_>,
+        user: &UserId,
+        new: NewToken,
+    ) -> Result<IssuedToken, TokenError> {
         self.check_texts(user, &new)?;
         self.require_standing(user).await?;
         let _handing_out = self.issuing.rights.read().await;
-        let (key, record) = self.draft(Actor::User(user), user, new)?;
+        let (key, record) = self.draft(actor, user, new)?;
         self.ask(self.inner().store.register(&record)).await?;
         self.inner().invalidate(&record.digest);
         Ok(IssuedToken { key, record })

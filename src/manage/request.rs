@@ -407,6 +407,9 @@ pub enum TokenError {
     /// The user whose token it would be is suspended or offboarded.
     #[error("the user is suspended or gone, and gets no new tokens")]
     OwnerInactive,
+    /// The same is being done already, and did not end in time.
+    #[error("the same is being done already; try again later")]
+    Busy,
     /// The store failed; whether the operation was done is not known.
     #[error("the store failed: {0}")]
     Store(#[source] StoreError),
@@ -425,6 +428,7 @@ impl TokenError {
             Self::LimitReached => Some(Refusal::LimitReached),
             Self::UserExists => Some(Refusal::UserExists),
             Self::OwnerInactive => Some(Refusal::UserInactive),
+            Self::Busy => Some(Refusal::Busy),
             Self::Store(_) => None,
         }
     }

@@ -55,15 +55,17 @@ pub(crate) struct Extra {
     pub(crate) limiter: Option<Limiter>,
     /// Until when it still reads, if it is in its grace period.
     pub(crate) grace_until: Option<UnixTime>,
+    /// When one of the tokens that it ends with expires, if that is before its own expiry. Use may renew those.
+    pub(crate) ends_with: Option<UnixTime>,
     pub(crate) jwt: Option<JwtClaims>,
 }
 
 impl Extra {
     /// Nothing takes no memory.
     pub(crate) fn boxed(self) -> Option<Box<Self>> {
-        let Self { allowed_ips, limits, limiter, grace_until, jwt } = &self;
+        let Self { allowed_ips, limits, limiter, grace_until, ends_with, jwt } = &self;
         let limited = allowed_ips.is_some() || !limits.is_empty() || limiter.is_some();
-        (limited || grace_until.is_some() || jwt.is_some()).then(|| Box::new(self))
+        (limited || grace_until.is_some() || ends_with.is_some() || jwt.is_some()).then(|| Box::new(self))
     }
 }
 
@@ -77,6 +79,12 @@ impl Credential {
     /// How often it may be used; unlimited by default.
     pub(crate) fn limits(&self) -> Limits {
         self.extra.as_deref().map(|extra| extra.limits).unwrap_or_default()
+    }
+
+    /// When it stops working, if nothing renews it or what it ends with before.
+    #[inline]
+    pub(crate) fn ends_at(&self) -> UnixTime {
+        self.extra.as_deref().and_then(|extra| extra.ends_with).unwrap_or(self.expires_at)
     }
 
     /// What counts its requests, if they are limited.

@@ -163,10 +163,10 @@ impl Principal {
         self.credential.roles.contains(role)
     }
 
-    /// When the credential expires, if it does.
+    /// When the credential expires, if it does; an API key that ends with others, when the first of them does.
     #[must_use]
     pub fn expires_at(&self) -> Option<UnixTime> {
-        Some(self.credential.expires_at).filter(|at| *at < UnixTime::MAX)
+        Some(self.credential.ends_at()).filter(|at| *at < UnixTime::MAX)
     }
 
     /// What the JWT that was presented says: its issuer, its subject and the rest. `None` for other

@@ -23,14 +23,14 @@ use crate::{
 /// An answer that takes longer is a failure.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Whoever went away after waiting so long has seen a failure: one that works answers sooner.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// How long nothing is asked about a user after a failure.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// About so many users are remembered.
 const MOST_USERS: usize = 100_000;
-
-/// Users that are keyward's own, and no company's.
-const OWN: [&str; 2] = ["keyward:", "static:"];
 
 /// Says whether users may do anything, by a source of the application's own: a directory, a table of staff.
 ///
@@ -60,7 +60,8 @@ const OWN: [&str; 2] = ["keyward:", "static:"];
 #[async_trait]
 pub trait UserDirectory: fmt::Debug + Send + Sync + 'static {
     /// The status of `user`. Only [`UserStatus::Active`] lets them in; `None` is for an id that nobody has, and
-    /// refuses as well. So answer `Active` for those whom it is not yours to judge, such as services.
+    /// refuses as well. So answer `Active` for those whom it is not yours to judge, such as services. It is never asked
+    /// about ids that begin with `keyward:`, `static:` or `public:`, which are no company's.
     ///
     /// It has two seconds, and is asked about one user once at a time, about several at once.
     ///
@@ -100,6 +101,34 @@ struct Last {
     /// Whether the user may do anything, as of when.
     answer: Option<(bool, UnixTime)>,
     failed_at: Option<UnixTime>,
+    /// Since when it is asked without an outcome, by one or by several who went away one after another.
+    asked_since: Option<UnixTime>,
+}
+
+/// A question to the directory. Whoever asks may go away before there is an answer.
+struct Question<'a> {
+    heard: &'a Heard,
+    clock: &'a dyn Clock,
+    asked_at: UnixTime,
+    over: bool,
+}
+
+impl<'a> Question<'a> {
+    fn ask(heard: &'a Heard, clock: &'a dyn Clock) -> Self {
+        let asked_at = clock.now();
+        lock(&heard.last).asked_since.get_or_insert(asked_at);
+        Self { heard, clock, asked_at, over: false }
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        let now = self.clock.now();
+        if !self.over && now.since(self.asked_at) >= SLOW {
+            let mut last = lock(&self.heard.last);
+            *last = Last { failed_at: Some(now), asked_since: None, ..*last };
+        }
+    }
 }
 
 /// Whether a user may do anything, and until when that may be taken for granted.
@@ -135,7 +164,7 @@ impl Directory {
 
     /// What can be said of `user` without asking anybody; `None` if [`ask`](Self::ask) must be awaited first.
     pub(crate) fn known(&self, user: &UserId, now: UnixTime) -> Option<Standing> {
-        if is_own(user) {
+        if user.is_reserved() {
             return Some(Standing::ALWAYS);
         }
         let heard = lock(&self.users).find(user)?;
@@ -146,7 +175,7 @@ impl Directory {
     /// Whether `user` was active when the directory spoke of them last. It must be known whether that counts.
     pub(crate) fn was_active(&self, user: &UserId) -> bool {
         let heard = lock(&self.users).find(user);
-        is_own(user) || heard.is_some_and(|heard| heard.last().answer.is_some_and(|(active, _)| active))
+        user.is_reserved() || heard.is_some_and(|heard| heard.last().answer.is_some_and(|(active, _)| active))
     }
 
     /// What can be said of `user`, after asking if need be: once for all who want to know.
@@ -156,7 +185,7 @@ impl Directory {
         clock: &dyn Clock,
         audit: &Audit,
     ) -> Result<Standing, Unheard> {
-        if is_own(user) {
+        if user.is_reserved() {
             return Ok(Standing::ALWAYS);
         }
         let heard = lock(&self.users).find_or_add(user);
@@ -170,7 +199,7 @@ impl Directory {
         };
         match tokio::time::timeout(2 * ANSWER_TIMEOUT, ask).await {
             Ok(outcome) => outcome,
-            Err(_) => self.last_resort(heard.last(), clock.now()),
+            Err(_) => self.settled(heard.last(), clock.now(), true).unwrap_or(Err(Unheard)),
         }
     }
 
@@ -181,26 +210,29 @@ impl Directory {
         clock: &dyn Clock,
         audit: &Audit,
     ) -> Result<Standing, Unheard> {
-        let asked_at = clock.now();
+        let mut question = Question::ask(heard, clock);
+        let asked_at = question.asked_at;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.source.status(user)).await;
+        question.over = true;
         let answer = answer.unwrap_or_else(|_| Err("no answer in time".into()));
         self.watch(answer.as_ref().err().map(|error| &**error), audit);
         let mut last = lock(&heard.last);
         match answer {
             Ok(status) => {
                 let active = status == Some(UserStatus::Active);
-                *last = Last { answer: Some((active, asked_at)), failed_at: None };
+                *last = Last { answer: Some((active, asked_at)), ..Last::default() };
                 Ok(Standing { active, until: asked_at.saturating_add(self.fresh) })
             }
             Err(_) => {
-                last.failed_at = Some(clock.now());
+                *last = Last { failed_at: Some(clock.now()), asked_since: None, ..*last };
                 self.last_resort(*last, clock.now())
             }
         }
     }
 
     /// What `last` says without asking anew: a fresh answer, or one within the bound while it cannot be asked, or
-    /// is being asked already.
+    /// is being asked already. That is only for as long as an answer may take: whoever hangs up before each one
+    /// must not live on the last.
     fn settled(&self, last: Last, now: UnixTime, is_asked: bool) -> Option<Result<Standing, Unheard>> {
         if let Some((active, at)) = last.answer
             && is_within(at, self.fresh, now)
@@ -208,6 +240,7 @@ impl Directory {
             return Some(Ok(Standing { active, until: at.saturating_add(self.fresh) }));
         }
         let failed = last.failed_at.is_some_and(|at| is_within(at, RETRY_AFTER, now));
+        let is_asked = is_asked && last.asked_since.is_none_or(|at| is_within(at, ANSWER_TIMEOUT, now));
         match self.last_resort(last, now) {
             Ok(standing) if failed || is_asked => Some(Ok(standing)),
             Err(unheard) if failed => Some(Err(unheard)),
@@ -264,10 +297,6 @@ impl Users {
         }
         self.newer.insert(user.clone(), heard);
     }
-}
-
-fn is_own(user: &UserId) -> bool {
-    OWN.iter().any(|prefix| user.as_str().starts_with(prefix))
 }
 
 /// Whether `now` is less than `bound` after `at`, and not before it.

@@ -249,6 +249,7 @@ impl Inner {
                 limits: record.limits,
                 limiter: self.limiter(record, now),
                 grace_until: (access == Access::ReadOnly).then(|| decision.until()),
+                ends_with: Some(lineage.end).filter(|end| *end < record.expires_at.unwrap_or(UnixTime::MAX)),
                 jwt: None,
             }
             .boxed(),

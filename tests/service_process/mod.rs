@@ -132,7 +132,8 @@ impl Service {
             }
         });
         let (mut admin_key, mut address) = (String::new(), None);
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        for line in &mut lines {
             if let Some(key) = line.strip_prefix("admin key: ") {
                 admin_key = key.to_owned();
             } else if let Some(at) = line.strip_prefix("listening on http://") {
@@ -140,6 +141,13 @@ impl Service {
                 break;
             }
         }
+        let printed = log.clone();
+        std::thread::spawn(move || {
+            for line in lines {
+                printed.lines.lock().unwrap().push(line);
+                printed.grown.notify_all();
+            }
+        });
         let address = address.unwrap_or_else(|| panic!("it did not start: {:?}", log.lines.lock().unwrap()));
         Self { child: Arc::new(Mutex::new(child)), address, admin_key, log }
     }

@@ -16,6 +16,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -66,6 +67,8 @@ pub(crate) struct UnrulyStore {
     fails_for: Mutex<Option<TokenDigest>>,
     gate: Mutex<Option<Arc<Gate>>>,
     get_gate: Mutex<Option<Arc<Gate>>>,
+    claim_gate: Mutex<Option<Arc<Gate>>>,
+    upkeep_slow: AtomicBool,
     lie: Mutex<Option<TokenRecord>>,
 }
 
@@ -164,6 +167,24 @@ impl UnrulyStore {
         let gate = Gate::closed();
         *lock(&self.get_gate) = Some(gate.clone());
         gate
+    }
+
+    /// Warnings that were claimed wait at the gate that is returned.
+    pub(crate) fn close_claim_gate(&self) -> Arc<Gate> {
+        let gate = Gate::closed();
+        *lock(&self.claim_gate) = Some(gate.clone());
+        gate
+    }
+
+    /// Each step of the upkeep takes a second and a half.
+    pub(crate) fn set_upkeep_slow(&self, slow: bool) {
+        self.upkeep_slow.store(slow, Ordering::SeqCst);
+    }
+
+    async fn delay_upkeep(&self) {
+        if self.upkeep_slow.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+        }
     }
 
     /// Whatever is asked for, this record is the answer.
@@ -281,12 +302,19 @@ impl TokenStore for UnrulyStore {
 
     async fn purge(&self, proof: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {
         self.misbehave().await?;
+        self.delay_upkeep().await;
         self.memory.purge(proof, purge).await
     }
 
     async fn claim_warnings(&self, proof: &AdminProof, warnings: &Warnings) -> Result<Claimed, StoreError> {
         self.misbehave().await?;
-        self.memory.claim_warnings(proof, warnings).await
+        self.delay_upkeep().await;
+        let claimed = self.memory.claim_warnings(proof, warnings).await;
+        let gate = lock(&self.claim_gate).clone();
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+        claimed
     }
 
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {

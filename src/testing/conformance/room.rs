@@ -57,6 +57,15 @@ pub async fn spared_tokens_do_not_give_way(store: &dyn TokenStore) {
     assert_eq!(numbers(&make_room(store, &new, room).await), ids([2]), "what gives way");
 }
 
+/// Traps neither count nor give way, although nobody ever uses them.
+pub async fn traps_do_not_give_way(store: &dyn TokenStore) {
+    let trap = stored(store, TokenRecord { honeytoken: true, ..token(1, "alice") }).await;
+    stored(store, token(2, "alice")).await;
+    assert_eq!(make_room(store, &token(3, "alice"), Room::new(2)).await, [], "beside a trap");
+    assert_eq!(numbers(&make_room(store, &token(4, "alice"), Room::new(2)).await), ids([2]));
+    assert_same("the trap", &current(store, &trap).await, &trap);
+}
+
 /// With more tokens than the limit allows, one gives way to one.
 pub async fn one_gives_way_to_one(store: &dyn TokenStore) {
     for n in 1..=5 {
