@@ -43,6 +43,8 @@ pub(crate) struct Credential {
     pub(crate) hard_end: UnixTime,
     /// Set if use renews it: the class whose lifetime counts.
     pub(crate) rolling: Option<TokenClass>,
+    /// Whether the store may not know `expires_at` yet, to which use has renewed it.
+    pub(crate) is_renewed: bool,
     pub(crate) extra: Option<Box<Extra>>,
     pub(crate) uses: Uses,
 }

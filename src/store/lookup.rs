@@ -181,13 +181,17 @@ impl Inner {
         let asked_at = self.clock.now();
         match self.watch(self.store.find(digest).await) {
             Err(_) => Found::Failed,
-            Ok(Some(record)) if record.digest == *digest => {
+            Ok(Some(mut record)) if record.digest == *digest => {
+                let stored_expiry = record.expires_at;
+                self.add_latest_use(&mut record);
                 if self.know_denials().await.is_err() {
                     return Found::Failed;
                 }
                 let Ok(lineage) = self.lineage(&record, asked_at).await else { return Found::Failed };
                 match self.standing(&record.owner).await {
-                    Ok(standing) => self.judge(&record, &lineage, standing, asked_at),
+                    Ok(standing) => {
+                        self.judge(&record, record.expires_at != stored_expiry, &lineage, standing, asked_at)
+                    }
                     Err(Unheard) => Found::Failed,
                 }
             }
@@ -202,7 +206,14 @@ impl Inner {
 
     /// The verdict over a record, good for the staleness bound or until its state, or that of a token that it
     /// ends with, changes.
-    fn judge(&self, record: &TokenRecord, lineage: &Lineage, standing: Standing, now: UnixTime) -> Found {
+    fn judge(
+        &self,
+        record: &TokenRecord,
+        is_renewed: bool,
+        lineage: &Lineage,
+        standing: Standing,
+        now: UnixTime,
+    ) -> Found {
         let policy = self.lifetimes.policy(record.class);
         let decision = decide(record, policy, now, RequestClass::Safe);
         let access = match decision.access() {
@@ -236,6 +247,7 @@ impl Inner {
             expires_at: record.expires_at.unwrap_or(UnixTime::MAX),
             hard_end: hard_end(record, policy),
             rolling: record.rolling.then_some(record.class),
+            is_renewed,
             extra: Extra {
                 allowed_ips: record.allowed_ips.clone(),
                 limits: record.limits,
@@ -343,6 +355,18 @@ impl Inner {
         }
     }
 
+    /// Makes `record` say when it was last used, though that is being written at this moment, or could not be:
+    /// a key in use must not look idle.
+    pub(crate) fn add_latest_use(&self, record: &mut TokenRecord) {
+        let Some(credential) = self.cache.peek(&record.digest) else { return };
+        let used = credential.uses.peek();
+        if used.last_used > UnixTime::EPOCH
+            && let Some(usage) = self.usage_of(&credential, UseCount { count: 1, ..used })
+        {
+            Usage { count: 0, ..usage }.apply(record);
+        }
+    }
+
     /// Writes what was counted, in one batch. What cannot be written is kept for the next one.
     pub(crate) async fn write_usage(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.usage.writing.lock().await;
@@ -382,6 +406,7 @@ impl Inner {
         usage.renewed_to = credential.rolling.and_then(|class| {
             let policy = self.lifetimes.policy(class);
             renewed_expiry(credential.expires_at, credential.hard_end, policy, counted.last_used)
+                .or(credential.is_renewed.then_some(credential.expires_at))
         });
         (counted.count > 0).then_some(usage)
     }
