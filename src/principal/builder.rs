@@ -40,7 +40,6 @@ impl PrincipalBuilder {
                 expires_at: UnixTime::MAX,
                 hard_end: UnixTime::MAX,
                 rolling: None,
-                is_renewed: false,
                 extra: None,
                 uses: Uses::default(),
             },

@@ -43,8 +43,6 @@ pub(crate) struct Credential {
     pub(crate) hard_end: UnixTime,
     /// Set if use renews it: the class whose lifetime counts.
     pub(crate) rolling: Option<TokenClass>,
-    /// Whether the store may not know `expires_at` yet, to which use has renewed it.
-    pub(crate) is_renewed: bool,
     pub(crate) extra: Option<Box<Extra>>,
     pub(crate) uses: Uses,
 }
@@ -105,9 +103,16 @@ pub(crate) struct Uses {
     ip_busy: AtomicBool,
     /// Whether this credential waits in the queue of those to be written.
     pub(crate) queued: AtomicBool,
+    /// Whether the store may not know yet that earlier uses have renewed the credential. Here it takes no room.
+    pub(crate) is_renewed: bool,
 }
 
 impl Uses {
+    /// No uses yet, of a credential that is renewed already, or not.
+    pub(crate) fn of(is_renewed: bool) -> Self {
+        Self { is_renewed, ..Self::default() }
+    }
+
     #[inline]
     pub(crate) fn count(&self, now: UnixTime, ip: Option<IpAddr>) {
         self.count.fetch_add(1, Ordering::Relaxed);

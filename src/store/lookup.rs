@@ -247,7 +247,6 @@ impl Inner {
             expires_at: record.expires_at.unwrap_or(UnixTime::MAX),
             hard_end: hard_end(record, policy),
             rolling: record.rolling.then_some(record.class),
-            is_renewed,
             extra: Extra {
                 allowed_ips: record.allowed_ips.clone(),
                 limits: record.limits,
@@ -256,7 +255,7 @@ impl Inner {
                 jwt: None,
             }
             .boxed(),
-            uses: Uses::default(),
+            uses: Uses::of(is_renewed),
         }))
     }
 
@@ -406,7 +405,7 @@ impl Inner {
         usage.renewed_to = credential.rolling.and_then(|class| {
             let policy = self.lifetimes.policy(class);
             renewed_expiry(credential.expires_at, credential.hard_end, policy, counted.last_used)
-                .or(credential.is_renewed.then_some(credential.expires_at))
+                .or(credential.uses.is_renewed.then_some(credential.expires_at))
         });
         (counted.count > 0).then_some(usage)
     }
