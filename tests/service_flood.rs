@@ -68,6 +68,9 @@ fn v6(n: usize) -> String {
     Ipv6Addr::from_bits((0x2001_0db8_0000_0000 + n as u128) << 64 | 1).to_string()
 }
 
+/// From which address the wrong key of a request comes, and the key.
+type Wrong = dyn Fn(usize) -> (String, String);
+
 /// What came of a flood.
 #[derive(Debug, Default)]
 struct Outcome {
@@ -77,12 +80,7 @@ struct Outcome {
 }
 
 /// One client floods, another one asks beside it with a good key.
-fn flood(
-    service: &Service,
-    good: &str,
-    requests: usize,
-    wrong: &dyn Fn(usize) -> (String, String),
-) -> Outcome {
+fn flood(service: &Service, good: &str, requests: usize, wrong: &Wrong) -> Outcome {
     let (mut attacker, mut neighbour) = (Client::new(service), Client::new(service));
     let mut outcome = Outcome::default();
     for n in 0..requests {
@@ -107,7 +105,7 @@ fn a_flood_of_wrong_keys_takes_little_memory_and_harms_nobody() {
     let requests = setting("KEYWARD_FLOOD_REQUESTS", 2_000);
     let format = KeyFormat::default();
     let well_formed = move || format.generate().unwrap().expose().to_owned();
-    let floods: [(&str, Box<dyn Fn(usize) -> (String, String)>); 5] = [
+    let floods: [(&str, Box<Wrong>); 5] = [
         ("junk, one address", Box::new(|_| (v4(1), JUNK.to_owned()))),
         ("well-formed, one address", {
             let key = well_formed.clone();
