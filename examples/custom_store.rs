@@ -105,6 +105,7 @@ impl TokenStore for MapStore {
         let own = records.get(&id).filter(|record| owner.includes(&record.owner));
         let Some(mut old) = own.cloned() else { return Ok(None) };
         rotation.apply(&mut old)?;
+        rotation.require_room(&old, records.values().filter(|record| record.owner == old.owner))?;
         if is_taken(&records, &rotation.successor) {
             return Err(StoreErrorKind::Duplicate.into());
         }

@@ -94,6 +94,7 @@
 //! | `jwt-rust-crypto` | the same without C code; with both on, AWS-LC is used |
 //! | `jwks` | keys of an issuer by URL and by OpenID Connect Discovery, with an HTTPS client |
 //! | `webhooks` | audit events to a URL, signed, with an HTTPS client |
+//! | `config` | [`config`]: settings from the environment, a TOML file and defaults, with the source of each |
 //! | `testing` | callers to act as, a settable clock, the store conformance suite, the isolation check, a fake issuer |
 //! | `full` | all of them but `jwt-rust-crypto` |
 #![forbid(unsafe_code)]
@@ -103,6 +104,8 @@
 pub mod api;
 pub mod audit;
 pub mod auth;
+#[cfg(feature = "config")]
+pub mod config;
 pub mod error;
 pub mod event;
 #[cfg(feature = "axum")]

@@ -202,6 +202,17 @@ impl ForwardedHeader {
     }
 }
 
+/// The header's name, as it is usually written.
+impl fmt::Display for ForwardedHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::XForwardedFor => "X-Forwarded-For",
+            Self::Forwarded => "Forwarded",
+            Self::XRealIp => "X-Real-IP",
+        })
+    }
+}
+
 impl std::str::FromStr for ForwardedHeader {
     type Err = ConfigError;
 

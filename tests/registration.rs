@@ -105,6 +105,11 @@ async fn nobody_is_known_by_a_registration_that_failed() {
     assert!(matches!(failed, Err(TokenError::Store(_))), "{failed:?}");
     store.set_down(false);
     tokens.register(&alice, NewToken::named("first")).await.unwrap();
+    assert_eq!(events.events().pop().unwrap().actor, Some(alice.clone()));
+    tokens.register(&alice, NewToken::named("again")).await.unwrap_err();
+    let told = events.events().pop().unwrap();
+    assert_eq!(told.kind, EventKind::OperationRefused(Refusal::UserExists));
+    assert_eq!((told.actor, told.owner), (None, None), "who asked is not alice");
 
     store.set_hanging(true);
     let bob = user("bob");

@@ -15,14 +15,16 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use keyward::{
-    AuthLayer, Principal, TokenManager,
-    auth::ApiKeyAuth,
+    AdminProof, AuthLayer, Principal, TokenManager, UserId,
+    auth::{ApiKeyAuth, Authenticator, StaticAuth},
     event::EventKind,
     manage::{IssuedToken, ListQuery, NewToken, TokenError, TokenUpdate},
-    scope::{Grant, ScopeSet},
-    store::MemoryStore,
-    testing::{ManualClock, RecordingSink},
+    scope::{Grant, RoleSet, ScopeSet},
+    store::{MemoryStore, StaticList},
+    testing::{Kit, ManualClock, RecordingSink},
+    time::UnixTime,
 };
+use serde_json::json;
 use support::{UnrulyStore, start, user};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -39,13 +41,16 @@ async fn issue(tokens: &TokenManager, new: NewToken) -> IssuedToken {
 
 /// The principal that a request with `key` gets from the layer.
 async fn principal(tokens: &TokenManager, key: &IssuedToken) -> Principal {
-    let service =
-        AuthLayer::new(ApiKeyAuth::new(tokens)).layer(service_fn(|request: Request<()>| async move {
-            let mut response = Response::new(Full::<Bytes>::default());
-            response.extensions_mut().insert(request.extensions().get::<Principal>().unwrap().clone());
-            Ok::<_, Infallible>(response)
-        }));
     let request = Request::builder().header("x-api-key", key.key.expose()).body(()).unwrap();
+    accepted(ApiKeyAuth::new(tokens), request).await
+}
+
+async fn accepted(auth: impl Authenticator, request: Request<()>) -> Principal {
+    let service = AuthLayer::new(auth).layer(service_fn(|request: Request<()>| async move {
+        let mut response = Response::new(Full::<Bytes>::default());
+        response.extensions_mut().insert(request.extensions().get::<Principal>().unwrap().clone());
+        Ok::<_, Infallible>(response)
+    }));
     service.oneshot(request).await.unwrap().extensions().get::<Principal>().expect("accepted").clone()
 }
 
@@ -78,6 +83,58 @@ async fn a_request_that_outlives_its_key_hands_out_nothing() {
         assert!(refused(tokens.update(&me, id, enable).await.unwrap_err()), "{name}: enable itself");
         assert_eq!(tokens.count(&alice).await.unwrap(), before, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_outlives_its_jwt_or_static_token_hands_out_nothing() {
+    let admin = AdminProof::operator("ops", "test").unwrap();
+    let alice = user("alice");
+    for end in ["user suspended", "user gone and back", "all revoked", "this one revoked", "expired"] {
+        let kit = Kit::new();
+        let tokens = kit.tokens();
+        let sibling = issue(tokens, NewToken::named("sibling")).await;
+        let jwt = kit.acting_as("alice").with_claims(json!({})).await;
+        let me = accepted(kit.auth(), jwt.authorize(Request::new(()))).await;
+        let list = StaticList::parse("alice:a-static-token-of-alice-0123456789").unwrap();
+        let by_list = Request::builder().header("x-api-key", "a-static-token-of-alice-0123456789");
+        let listed = accepted(StaticAuth::new(&list), by_list.body(()).unwrap()).await;
+        let jwt = me.jwt().unwrap();
+        let until = jwt.expires_at();
+        match end {
+            "user suspended" => tokens.suspend(&admin, &alice).await.unwrap(),
+            "user gone and back" => {
+                tokens.offboard(&admin, &alice).await.unwrap();
+                tokens.restore(&admin, &alice).await.unwrap();
+            }
+            "all revoked" => tokens.revoke_jwts_of(&admin, &alice).await.unwrap(),
+            "this one revoked" => {
+                tokens.revoke_jwt(&admin, jwt.issuer(), jwt.jwt_id().unwrap(), until).await.unwrap();
+            }
+            _ => kit.clock().set(until.saturating_add(Duration::from_secs(60))),
+        }
+        let before = tokens.count(&alice).await.unwrap();
+        let died = |error| matches!(error, TokenError::CredentialDied);
+        assert!(died(tokens.create(&me, NewToken::named("x")).await.unwrap_err()), "{end}: create");
+        assert!(died(tokens.rotate(&me, sibling.record.id, None).await.unwrap_err()), "{end}: rotate");
+        let rename = TokenUpdate::default().with_name("y");
+        assert!(died(tokens.update(&me, sibling.record.id, rename).await.unwrap_err()), "{end}: update");
+        assert_eq!(tokens.count(&alice).await.unwrap(), before, "{end}");
+        let by_listed = tokens.create(&listed, NewToken::named("x")).await;
+        assert_eq!(by_listed.is_ok(), end != "user suspended", "{end}: {by_listed:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_administrator_whose_key_was_revoked_gives_nothing_back() {
+    let roles = |_: &UserId| RoleSet::new(["admin"]).unwrap();
+    let tokens = TokenManager::builder(MemoryStore::new()).with_roles(roles).build();
+    let presented = issue(&tokens, NewToken::named("admin")).await;
+    let proof = principal(&tokens, &presented).await.admin("a request that takes its time").unwrap();
+    tokens.suspend(&proof, &user("bob")).await.unwrap();
+    tokens.revoke(&user("alice"), presented.record.id).await.unwrap();
+    let restored = tokens.restore(&proof, &user("bob")).await;
+    assert!(matches!(restored, Err(TokenError::CredentialDied)), "{restored:?}");
+    assert!(tokens.create(&user("bob"), NewToken::named("k")).await.is_err(), "still suspended");
 }
 
 #[tokio::test]
@@ -130,6 +187,24 @@ async fn overlaps_do_not_lift_the_limit() {
         tokens.create(&user("alice"), NewToken::named("x")).await,
         Err(TokenError::LimitReached)
     ));
+}
+
+#[tokio::test]
+async fn dead_keys_among_the_newest_do_not_lift_the_limit() {
+    let tokens = TokenManager::builder(MemoryStore::new()).with_max_active(Some(5)).build();
+    let alice = user("alice");
+    let mut newest = issue(&tokens, NewToken::named("k")).await.record.id;
+    for _ in 0..20 {
+        for overlap in [Duration::ZERO, 365 * DAY] {
+            if let Ok(issued) = tokens.rotate(&alice, newest, Some(overlap)).await {
+                newest = issued.record.id;
+            }
+        }
+    }
+    let listed = tokens.list(&alice, ListQuery::default().with_limit(200)).await.unwrap().tokens;
+    let now = UnixTime::from_millis(listed.first().unwrap().created_at.as_millis() + 1);
+    let working = listed.iter().filter(|record| record.counts_as_active(now)).count();
+    assert_eq!(working, 10, "twice the limit");
 }
 
 #[tokio::test]

@@ -145,6 +145,8 @@ enum Flaw {
     RegistrationIsCheckedTooEarly,
     Fails,
     PutsExpiriesOff,
+    RotationForgetsLimit,
+    RotationCountsTheOldOne,
     LeavesChildrenBehind,
     TakesEveryParent,
     RevokesOneAlone,
@@ -250,6 +252,8 @@ const FLAWS: &[(Flaw, &[&str])] = &[
         Flaw::RotatesInTwoSteps,
         &["racing::a_token_is_replaced_once", "racing::revocation_and_rotation_do_not_mix"],
     ),
+    (Flaw::RotationForgetsLimit, &["rotating::successors_stay_within_the_limit"]),
+    (Flaw::RotationCountsTheOldOne, &["rotating::successors_stay_within_the_limit"]),
     (Flaw::RotationLengthens, &["rotating::overlaps_never_lengthen_a_life"]),
     (Flaw::RevokesEverybody, &["revoking::revoke_all_spares_other_users"]),
     (Flaw::RevokesAgain, &["revoking::revoke_all_again_revokes_nothing"]),
@@ -626,6 +630,11 @@ impl TokenStore for FlawedStore {
             old.revision = rotation.if_revision;
         }
         rotation.apply(&mut old)?;
+        if !self.has(Flaw::RotationForgetsLimit) {
+            let records = self.lock()?;
+            let counted = if self.has(Flaw::RotationCountsTheOldOne) { &before } else { &old };
+            rotation.require_room(counted, records.values().filter(|record| record.owner == old.owner))?;
+        }
         if self.has(Flaw::RotationLengthens) {
             old.expires_at = before.expires_at.max(Some(rotation.old_expires_at));
         }

@@ -38,14 +38,32 @@ async fn main() {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // A log that cannot be written must not take the service down.
     log.log_internal_errors(false).init();
-    if let Err(error) = serve().await {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let result = match &*arguments {
+        [] => serve().await,
+        [only] if only == "--print-config" => print_config(),
+        _ => {
+            Err("the only argument is `--print-config`, which shows the settings and where they come from"
+                .into())
+        }
+    };
+    if let Err(error) = result {
         let _ = writeln!(std::io::stderr(), "key_service: {error}");
         std::process::exit(1);
     }
 }
 
+/// Secrets are masked.
+fn print_config() -> Result<(), Box<dyn Error>> {
+    let (_, report) = settings::sources().read(Settings::read)?;
+    report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(write!(std::io::stdout(), "{report}")?)
+}
+
 async fn serve() -> Result<(), Box<dyn Error>> {
-    let settings = Settings::from_env()?;
+    let (settings, report) = settings::sources().read(Settings::read)?;
+    report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    report.to_string().lines().for_each(|setting| tracing::debug!(setting));
     warn_of_open_doors(&settings);
     clock::check()?;
     let (tokens, log) = open_tokens(&settings).await?;

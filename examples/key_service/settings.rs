@@ -1,15 +1,22 @@
-//! The service's settings, from the environment.
+//! The service's settings: from the environment, then `keyward.toml`, then the defaults here.
 
-use std::{collections::HashSet, fmt, num::NonZeroU32, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fmt, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
 use keyward::{
     ConfigError, UserId,
     auth::EmergencyAuth,
+    config::{Reader, Secret, Sources},
+    jwt::{Algorithm, VerifyingKey},
     limit::FailureLimit,
     net::{ForwardedHeader, IpList, TrustedProxies},
     store::StaticList,
     time::UnixTime,
 };
+
+/// Where they come from, in the service's working directory.
+pub(crate) fn sources() -> Sources {
+    Sources::new("KEYWARD_").with_file("keyward.toml")
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -35,9 +42,9 @@ pub(crate) enum BootstrapMode {
 }
 
 /// What the service believes of JSON Web Tokens; nothing, by default.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct JwtSettings {
-    pub(crate) secret: Option<String>,
+    pub(crate) secret: Option<Secret>,
     pub(crate) issuer: Option<String>,
     pub(crate) audience: Option<String>,
     pub(crate) lifetime: Duration,
@@ -55,293 +62,194 @@ pub(crate) enum KeySource {
     File(PathBuf),
 }
 
-/// Without the secret.
-impl fmt::Debug for JwtSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JwtSettings")
-            .field("issuer", &self.issuer)
-            .field("keys", &self.keys)
-            .finish_non_exhaustive()
-    }
-}
-
 #[derive(Clone, Debug)]
 pub(crate) enum Database {
     Memory,
     Sqlite(PathBuf),
 }
 
-/// What means nothing without keys.
-const NEED_KEYS: [&str; 6] = [
-    "JWT_ISSUER",
-    "JWT_AUDIENCE",
-    "JWT_TTL_MINUTES",
-    "KEYWARD_JWT_LEEWAY_SECONDS",
-    "KEYWARD_OIDC_AUDIENCE",
-    "KEYWARD_JWKS_COOLDOWN_SECONDS",
-];
-
-/// Every variable that is read here.
-const KNOWN: [&str; 18] = [
-    "KEYWARD_LISTEN",
-    "KEYWARD_DATABASE_URL",
-    "KEYWARD_ADMIN_USERS",
-    "KEYWARD_TRUSTED_PROXIES",
-    "KEYWARD_CLIENT_IP_HEADER",
-    "KEYWARD_DEBUG_OWNERSHIP",
-    "KEYWARD_MAX_FAILURES_PER_MINUTE",
-    "KEYWARD_BOOTSTRAP",
-    "KEYWARD_EMERGENCY_KEY_SHA256",
-    "KEYWARD_EMERGENCY_IPS",
-    "KEYWARD_EMERGENCY_UNTIL",
-    "KEYWARD_JWT_LEEWAY_SECONDS",
-    "KEYWARD_OIDC_ISSUER",
-    "KEYWARD_OIDC_AUDIENCE",
-    "KEYWARD_JWKS_URL",
-    "KEYWARD_JWKS_FILE",
-    "KEYWARD_JWKS_COOLDOWN_SECONDS",
-    "KEYWARD_ALLOW_DEV_LOGIN_IN_RELEASE",
-];
-
 impl Settings {
-    /// Reads the environment, and says of a wrong value which variable it is and what to change.
-    #[expect(clippy::disallowed_methods, reason = "the one place of this service that reads the environment")]
-    pub(crate) fn from_env() -> Result<Self, ConfigError> {
-        for (name, _) in std::env::vars_os() {
-            if let Some(nearest) = name.to_str().and_then(nearest_to_unknown) {
-                tracing::warn!(name = ?name, nearest, "this variable is not known here and has no effect");
-            }
-        }
-        Self::read(|name| match std::env::var(name) {
-            Ok(value) => Ok(Some(value)),
-            Err(std::env::VarError::NotPresent) => Ok(None),
-            Err(std::env::VarError::NotUnicode(_)) => {
-                Err(ConfigError::new(format!("{name} is not valid UTF-8")))
-            }
+    #[expect(clippy::unnecessary_wraps, reason = "nothing is required here")]
+    pub(crate) fn read(config: &mut Reader) -> Option<Self> {
+        let static_tokens = config.secret(("api_tokens", "API_TOKENS"));
+        let static_tokens = static_tokens.and_then(|list| StaticList::parse(list.expose())).optional();
+        Some(Self {
+            static_tokens,
+            listen: config.value("listen").or("127.0.0.1:3000".to_owned()),
+            // Another database than was meant would be empty, and open to whoever reads its first key.
+            database: config.value("database_url").refuse_empty().or(Database::Sqlite("keyward.db".into())),
+            admin_users: config.list("admin_users").or_empty().into_iter().collect(),
+            trusted_proxies: read_proxies(config),
+            failure_limit: NonZeroU32::new(config.number("max_failures_per_minute", 0..=u32::MAX).or(100))
+                .map(FailureLimit::per_minute),
+            debug_ownership: config.switch("debug_ownership").or(false),
+            bootstrap: config.value("bootstrap").refuse_empty().or(BootstrapMode::Admin),
+            emergency: read_emergency(config),
+            jwt: JwtSettings::read(config),
         })
     }
+}
 
-    fn read(get: impl Fn(&str) -> Result<Option<String>, ConfigError>) -> Result<Self, ConfigError> {
-        let admins = get("KEYWARD_ADMIN_USERS")?.unwrap_or_default();
-        let database = get("KEYWARD_DATABASE_URL")?.unwrap_or_else(|| "sqlite:keyward.db".to_owned());
-        let static_tokens = get("API_TOKENS")?.map(|list| StaticList::parse(&list)).transpose();
-        Ok(Self {
-            listen: get("KEYWARD_LISTEN")?.unwrap_or_else(|| "127.0.0.1:3000".to_owned()),
-            database: parse_database(&database)?,
-            static_tokens: static_tokens.map_err(|error| ConfigError::new(format!("API_TOKENS: {error}")))?,
-            admin_users: admins
-                .split(',')
-                .map(str::trim)
-                .filter(|user| !user.is_empty())
-                .map(parse_user)
-                .collect::<Result<_, _>>()?,
-            trusted_proxies: parse_proxies(
-                get("KEYWARD_TRUSTED_PROXIES")?,
-                get("KEYWARD_CLIENT_IP_HEADER")?,
-            )?,
-            failure_limit: parse_failures(get("KEYWARD_MAX_FAILURES_PER_MINUTE")?)?,
-            debug_ownership: parse_switch(
-                "KEYWARD_DEBUG_OWNERSHIP",
-                get("KEYWARD_DEBUG_OWNERSHIP")?.as_deref(),
-            )?,
-            bootstrap: parse_bootstrap(get("KEYWARD_BOOTSTRAP")?.as_deref())?,
-            emergency: parse_emergency(&get)?,
-            jwt: JwtSettings::read(&get)?,
-        })
+fn read_proxies(config: &mut Reader) -> Option<TrustedProxies> {
+    let header = config.value("client_ip_header").or(ForwardedHeader::default());
+    let proxies = config.list::<String>("trusted_proxies").and_then(TrustedProxies::new).optional();
+    proxies.map(|proxies| proxies.with_header(header))
+}
+
+/// An address or time that is set and empty is a mistake: it would open more than was meant.
+fn read_emergency(config: &mut Reader) -> Option<EmergencyAuth> {
+    let key = config.secret("emergency.key_sha256");
+    let key = key.and_then(|hash| EmergencyAuth::new(hash.expose().trim())).optional();
+    let addresses = config.list::<String>("emergency.ips").refuse_empty();
+    let list = |list: Vec<String>| IpList::new(list).map_err(|error| ConfigError::new(error.to_string()));
+    let addresses = addresses.and_then(list).optional();
+    let until: Option<UnixTime> = config.value("emergency.until").refuse_empty().optional();
+    for alone in ["emergency.ips", "emergency.until"] {
+        if config.is_set(alone) && !config.is_set("emergency.key_sha256") {
+            config.refuse([alone], "needs KEYWARD_EMERGENCY_KEY_SHA256");
+        }
     }
+    let key = addresses.into_iter().fold(key?, EmergencyAuth::with_allowed_ips);
+    Some(until.into_iter().fold(key, |key, end| key.with_window(UnixTime::EPOCH, end)))
 }
 
 impl JwtSettings {
-    fn read(get: &impl Fn(&str) -> Result<Option<String>, ConfigError>) -> Result<Self, ConfigError> {
-        let filled = |name: &str| get(name).map(|value| value.filter(|value| !value.trim().is_empty()));
-        let switch = |name: &str| parse_switch(name, get(name)?.as_deref());
+    fn read(config: &mut Reader) -> Self {
+        let is_strong =
+            |secret: Secret| VerifyingKey::hmac(Algorithm::HS256, secret.expose()).map(|_| secret);
+        let seconds = Duration::from_secs;
+        let audience: Option<String> = config.value(("jwt.audience", "JWT_AUDIENCE")).optional();
         let settings = Self {
-            secret: get("JWT_SECRET")?,
-            issuer: filled("JWT_ISSUER")?,
-            audience: filled("JWT_AUDIENCE")?,
-            lifetime: parse_number("JWT_TTL_MINUTES", filled("JWT_TTL_MINUTES")?, 60, 1..=1440)?
-                .saturating_mul(60),
-            leeway: parse_number(
-                "KEYWARD_JWT_LEEWAY_SECONDS",
-                filled("KEYWARD_JWT_LEEWAY_SECONDS")?,
-                60,
-                0..=300,
-            )?,
-            keys: Self::read_keys(&filled)?,
-            cool_down: parse_number(
-                "KEYWARD_JWKS_COOLDOWN_SECONDS",
-                filled("KEYWARD_JWKS_COOLDOWN_SECONDS")?,
-                30,
-                1..=86_400,
-            )?,
-            dev_login: switch("ENABLE_LOGIN")?,
+            secret: config.secret(("jwt.secret", "JWT_SECRET")).and_then(is_strong).optional(),
+            issuer: config.value(("jwt.issuer", "JWT_ISSUER")).optional(),
+            lifetime: seconds(60 * config.number(("jwt.ttl_minutes", "JWT_TTL_MINUTES"), 1..=1440).or(60)),
+            leeway: seconds(config.number("jwt.leeway_seconds", 0..=300).or(60)),
+            keys: KeySource::read(config, audience.clone()),
+            audience,
+            cool_down: seconds(config.number("jwks.cooldown_seconds", 1..=86_400).or(30)),
+            dev_login: config.switch(("enable_login", "ENABLE_LOGIN")).or(false),
         };
-        let forced = switch("KEYWARD_ALLOW_DEV_LOGIN_IN_RELEASE")?;
-        if settings.dev_login && !cfg!(debug_assertions) && !forced {
-            return Err(ConfigError::new(
-                "ENABLE_LOGIN lets anybody log in as anybody, so a release build refuses it; unset it, or set \
+        let is_forced = config.switch("allow_dev_login_in_release").or(false);
+        if settings.dev_login && !cfg!(debug_assertions) && !is_forced {
+            config.refuse(
+                ["enable_login", "allow_dev_login_in_release"],
+                "lets anybody log in as anybody, so a release build refuses it; unset it, or set \
                  KEYWARD_ALLOW_DEV_LOGIN_IN_RELEASE=true",
-            ));
+            );
         }
-        let mut mentioned = None;
-        for name in NEED_KEYS {
-            if filled(name)?.is_some() {
-                mentioned = mentioned.or(Some(name));
-            }
-        }
-        settings.check(mentioned)?;
-        Ok(settings)
-    }
-
-    fn read_keys(
-        filled: &impl Fn(&str) -> Result<Option<String>, ConfigError>,
-    ) -> Result<Option<KeySource>, ConfigError> {
-        let (oidc, url) = (filled("KEYWARD_OIDC_ISSUER")?, filled("KEYWARD_JWKS_URL")?);
-        match (oidc, url, filled("KEYWARD_JWKS_FILE")?) {
-            (None, None, None) => Ok(None),
-            (Some(issuer), None, None) => {
-                let own = filled("KEYWARD_OIDC_AUDIENCE")?;
-                let audience = own.map_or_else(|| filled("JWT_AUDIENCE"), |audience| Ok(Some(audience)))?;
-                let audience = audience.ok_or_else(|| {
-                    ConfigError::new("KEYWARD_OIDC_ISSUER needs KEYWARD_OIDC_AUDIENCE or JWT_AUDIENCE")
-                })?;
-                Ok(Some(KeySource::Oidc { issuer, audience }))
-            }
-            (None, Some(url), None) => Ok(Some(KeySource::Url(url))),
-            (None, None, Some(path)) => Ok(Some(KeySource::File(path.into()))),
-            _ => Err(ConfigError::new(
-                "set only one of KEYWARD_OIDC_ISSUER, KEYWARD_JWKS_URL and KEYWARD_JWKS_FILE",
-            )),
-        }
+        settings.check(config);
+        settings
     }
 
     /// Half a setting would look like protection and be none.
-    fn check(&self, mentioned: Option<&str>) -> Result<(), ConfigError> {
-        let named = self.issuer.is_some() && self.audience.is_some();
-        let needs_names = self.secret.is_some()
-            || self.dev_login
-            || matches!(self.keys, Some(KeySource::Url(_) | KeySource::File(_)));
-        if self.dev_login && self.secret.is_none() {
-            return Err(ConfigError::new(
-                "ENABLE_LOGIN needs JWT_SECRET to sign with; set it, such as to the output of `openssl rand -base64 48`",
-            ));
+    fn check(&self, config: &mut Reader) {
+        let is_set = |keys: &[&'static str]| keys.iter().copied().find(|key| config.is_set(key));
+        let local = is_set(&["jwt.secret", "jwks.url", "jwks.file"]);
+        let local = local.or(self.dev_login.then_some("enable_login"));
+        let keys = is_set(&["jwt.secret", "oidc.issuer", "jwks.url", "jwks.file"]);
+        let mentioned = is_set(&NEED_KEYS);
+        let has_issuer = config.is_set("jwt.issuer");
+        if self.dev_login && !config.is_set("jwt.secret") {
+            let sentence =
+                "needs JWT_SECRET to sign with; set it, such as to the output of `openssl rand -base64 48`";
+            config.refuse(["enable_login"], sentence);
         }
-        if needs_names && !named {
-            return Err(ConfigError::new("JSON Web Tokens need JWT_ISSUER and JWT_AUDIENCE; set both"));
+        if let Some(local) = local.filter(|_| self.issuer.is_none() || self.audience.is_none()) {
+            config
+                .refuse([local, "jwt.issuer", "jwt.audience"], "needs JWT_ISSUER and JWT_AUDIENCE; set both");
         }
-        if let (Some(name), None, None) = (mentioned, &self.secret, &self.keys) {
-            return Err(ConfigError::new(format!(
-                "{name} needs keys: set JWT_SECRET, KEYWARD_OIDC_ISSUER, KEYWARD_JWKS_URL or KEYWARD_JWKS_FILE"
-            )));
-        }
-        if self.issuer.is_some() && !needs_names {
-            return Err(ConfigError::new(
-                "JWT_ISSUER is the issuer of JWT_SECRET and of a key set; unset it, since the tokens of \
+        match (mentioned, keys) {
+            (Some(mentioned), None) => config.refuse(
+                [mentioned],
+                "needs keys: set JWT_SECRET, KEYWARD_OIDC_ISSUER, KEYWARD_JWKS_URL or KEYWARD_JWKS_FILE",
+            ),
+            (_, Some("oidc.issuer")) if has_issuer && local.is_none() => config.refuse(
+                ["jwt.issuer"],
+                "is the issuer of JWT_SECRET and of a key set; unset it, since the tokens of \
                  KEYWARD_OIDC_ISSUER name that one",
-            ));
+            ),
+            _ => {}
         }
-        Ok(())
     }
 }
 
-/// Zero is no limit.
-fn parse_failures(value: Option<String>) -> Result<Option<FailureLimit>, ConfigError> {
-    let Some(value) = value.filter(|value| !value.trim().is_empty()) else {
-        return Ok(Some(FailureLimit::default()));
-    };
-    let failures: u32 = value.trim().parse().map_err(|_| {
-        ConfigError::new("KEYWARD_MAX_FAILURES_PER_MINUTE must be a whole number, or 0 for no limit")
-    })?;
-    Ok(NonZeroU32::new(failures).map(FailureLimit::per_minute))
-}
+/// What means nothing without keys.
+const NEED_KEYS: [&str; 6] = [
+    "jwt.issuer",
+    "jwt.audience",
+    "jwt.ttl_minutes",
+    "jwt.leeway_seconds",
+    "oidc.audience",
+    "jwks.cooldown_seconds",
+];
 
-fn parse_number(
-    name: &str,
-    value: Option<String>,
-    default: u32,
-    range: RangeInclusive<u32>,
-) -> Result<Duration, ConfigError> {
-    let Some(value) = value else { return Ok(Duration::from_secs(default.into())) };
-    let number: Option<u32> = value.trim().parse().ok().filter(|number| range.contains(number));
-    let number = number.ok_or_else(|| {
-        let (least, most) = range.into_inner();
-        ConfigError::new(format!("{name} must be a whole number from {least} to {most}"))
-    })?;
-    Ok(Duration::from_secs(number.into()))
-}
-
-/// For a variable that looks like one of ours and is none, the one that was probably meant.
-fn nearest_to_unknown(name: &str) -> Option<&'static str> {
-    if !name.starts_with("KEYWARD_") || KNOWN.contains(&name) {
-        return None;
-    }
-    KNOWN.into_iter().min_by_key(|known| strsim::levenshtein(known, name))
-}
-
-fn parse_database(url: &str) -> Result<Database, ConfigError> {
-    match url.split_once(':') {
-        Some(("memory", "")) => Ok(Database::Memory),
-        Some(("sqlite", path)) if !path.trim_start_matches('/').is_empty() => {
-            Ok(Database::Sqlite(path.strip_prefix("//").unwrap_or(path).into()))
+impl KeySource {
+    /// An identity provider without an audience of its own uses `audience`.
+    fn read(config: &mut Reader, audience: Option<String>) -> Option<Self> {
+        let issuer: Option<String> = config.value("oidc.issuer").optional();
+        let audience = config.value("oidc.audience").optional().or(audience);
+        let url = config.value("jwks.url").optional();
+        let file = config.value("jwks.file").optional();
+        let keys = ["oidc.issuer", "jwks.url", "jwks.file"];
+        let mut set = keys.into_iter().filter(|key| config.is_set(key));
+        if let (Some(_), Some(second)) = (set.next(), set.next()) {
+            let sentence = "set only one of KEYWARD_OIDC_ISSUER, KEYWARD_JWKS_URL and KEYWARD_JWKS_FILE";
+            config.refuse([second], sentence);
         }
-        _ => Err(ConfigError::new("KEYWARD_DATABASE_URL must be `sqlite:PATH` or `memory:`")),
+        if let Some(issuer) = issuer {
+            if audience.is_none() {
+                config
+                    .refuse(["oidc.issuer", "oidc.audience"], "needs KEYWARD_OIDC_AUDIENCE or JWT_AUDIENCE");
+            }
+            return Some(Self::Oidc { issuer, audience: audience? });
+        }
+        url.map(Self::Url).or(file.map(Self::File))
     }
 }
 
-fn parse_user(user: &str) -> Result<UserId, ConfigError> {
-    UserId::new(user).map_err(|error| ConfigError::new(format!("KEYWARD_ADMIN_USERS: {error}")))
-}
+impl FromStr for Database {
+    type Err = &'static str;
 
-fn parse_bootstrap(mode: Option<&str>) -> Result<BootstrapMode, ConfigError> {
-    match mode {
-        None | Some("admin") => Ok(BootstrapMode::Admin),
-        Some("register") => Ok(BootstrapMode::Register),
-        Some("public") => Ok(BootstrapMode::Public),
-        Some(_) => Err(ConfigError::new("KEYWARD_BOOTSTRAP must be `admin`, `register` or `public`")),
+    fn from_str(url: &str) -> Result<Self, Self::Err> {
+        match url.split_once(':') {
+            Some(("memory", "")) => Ok(Self::Memory),
+            Some(("sqlite", path)) if !path.trim_start_matches('/').is_empty() => {
+                Ok(Self::Sqlite(path.strip_prefix("//").unwrap_or(path).into()))
+            }
+            _ => Err("must be `sqlite:PATH` or `memory:`"),
+        }
     }
 }
 
-/// A value that is set and empty is a mistake here: it would open more than was meant, or nothing at all.
-fn parse_emergency(
-    get: &impl Fn(&str) -> Result<Option<String>, ConfigError>,
-) -> Result<Option<EmergencyAuth>, ConfigError> {
-    let wrong = |name: &str, why: &dyn fmt::Display| ConfigError::new(format!("{name}: {why}"));
-    let (ips, until) = ("KEYWARD_EMERGENCY_IPS", "KEYWARD_EMERGENCY_UNTIL");
-    let Some(hash) = get("KEYWARD_EMERGENCY_KEY_SHA256")? else {
-        let alone = [ips, until].into_iter().find(|name| !matches!(get(name), Ok(None)));
-        return alone.map_or(Ok(None), |name| Err(wrong(name, &"it needs KEYWARD_EMERGENCY_KEY_SHA256")));
-    };
-    let key = EmergencyAuth::new(hash.trim());
-    let mut key = key.map_err(|error| wrong("KEYWARD_EMERGENCY_KEY_SHA256", &error))?;
-    if let Some(list) = get(ips)? {
-        let list = IpList::new(list.split(',').map(str::trim)).map_err(|error| wrong(ips, &error))?;
-        key = key.with_allowed_ips(list);
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory:"),
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        }
     }
-    if let Some(end) = get(until)? {
-        let end: UnixTime = end.trim().parse().map_err(|error| wrong(until, &error))?;
-        key = key.with_window(UnixTime::EPOCH, end);
-    }
-    Ok(Some(key))
 }
 
-fn parse_proxies(
-    list: Option<String>,
-    header: Option<String>,
-) -> Result<Option<TrustedProxies>, ConfigError> {
-    let header = header.filter(|header| !header.is_empty()).map(|header| header.parse::<ForwardedHeader>());
-    let header =
-        header.transpose().map_err(|error| ConfigError::new(format!("KEYWARD_CLIENT_IP_HEADER: {error}")))?;
-    let Some(list) = list.filter(|list| !list.trim().is_empty()) else { return Ok(None) };
-    let proxies = TrustedProxies::new(list.split(',').map(str::trim));
-    let proxies = proxies.map_err(|error| ConfigError::new(format!("KEYWARD_TRUSTED_PROXIES: {error}")))?;
-    Ok(Some(proxies.with_header(header.unwrap_or_default())))
+impl FromStr for BootstrapMode {
+    type Err = &'static str;
+
+    fn from_str(mode: &str) -> Result<Self, Self::Err> {
+        match mode {
+            "admin" => Ok(Self::Admin),
+            "register" => Ok(Self::Register),
+            "public" => Ok(Self::Public),
+            _ => Err("must be `admin`, `register` or `public`"),
+        }
+    }
 }
 
-fn parse_switch(name: &str, value: Option<&str>) -> Result<bool, ConfigError> {
-    match value {
-        Some("true" | "1") => Ok(true),
-        None | Some("" | "false" | "0") => Ok(false),
-        Some(_) => Err(ConfigError::new(format!("{name} must be `true` or `false`"))),
+impl fmt::Display for BootstrapMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Admin => "admin",
+            Self::Register => "register",
+            Self::Public => "public",
+        })
     }
 }
 
@@ -350,9 +258,8 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Settings, String> {
-        let value =
-            |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        Settings::read(|name| Ok(value(name))).map_err(|error| error.to_string())
+        let sources = Sources::new("KEYWARD_").with_variables(pairs.iter().copied());
+        sources.read(Settings::read).map(|(settings, _)| settings).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -396,14 +303,6 @@ mod tests {
         ] {
             assert_eq!(read(&[("KEYWARD_BOOTSTRAP", text)]).unwrap().bootstrap, mode);
         }
-    }
-
-    #[test]
-    fn a_mistyped_variable_is_told_with_the_nearest_name() {
-        assert_eq!(nearest_to_unknown("KEYWARD_LISTENS"), Some("KEYWARD_LISTEN"));
-        assert_eq!(nearest_to_unknown("KEYWARD_ADMIN_USER"), Some("KEYWARD_ADMIN_USERS"));
-        assert_eq!(nearest_to_unknown("KEYWARD_LISTEN"), None);
-        assert_eq!(nearest_to_unknown("PATH"), None);
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub(crate) fn authenticator<R: RoleDirectory + Clone>(
 ) -> Result<Option<JwtAuth>, ConfigError> {
     let (mut local, mut oidc) = (None, None);
     if let Some(secret) = &settings.secret {
-        let key = VerifyingKey::hmac(Algorithm::HS256, secret).map_err(|error| about("JWT_SECRET", &error));
+        let key = VerifyingKey::hmac(Algorithm::HS256, secret.expose())
+            .map_err(|error| about("JWT_SECRET", &error));
         local = Some(named(JwtAuth::key(key), settings));
     }
     match &settings.keys {
@@ -107,7 +108,7 @@ fn named(builder: JwtBuilder, settings: &JwtSettings) -> JwtBuilder<Said, Said> 
 pub(crate) fn dev_login(settings: &JwtSettings) -> Result<Router, ConfigError> {
     let (true, Some(secret)) = (settings.dev_login, &settings.secret) else { return Ok(Router::new()) };
     let (issuer, audience) = (settings.issuer.as_deref(), settings.audience.as_deref());
-    let issuer = JwtIssuer::hs256(secret, issuer.unwrap_or_default(), audience.unwrap_or_default())?;
+    let issuer = JwtIssuer::hs256(secret.expose(), issuer.unwrap_or_default(), audience.unwrap_or_default())?;
     let issuer = issuer.with_lifetime(settings.lifetime)?.with_clock(clock());
     tracing::warn!("ENABLE_LOGIN is on: POST /dev-login gives anybody a token for any user and any role");
     Ok(Router::new().route("/dev-login", post(login)).with_state(issuer))

@@ -149,22 +149,8 @@ impl Revocations for TokenLookup {
     }
 
     fn check(&self, subject: &Subject<'_>) -> Result<(), Refusal> {
-        let known = self.inner().denied.read();
-        let state = known.user(subject.user);
-        let directory = self.inner().directory.as_ref();
-        let is_gone = state.is_some_and(|state| !state.is_active());
-        if is_gone || directory.is_some_and(|directory| !directory.was_active(subject.user)) {
-            return Err(Refusal::UserInactive);
-        }
-        let Some(jwt) = subject.jwt else { return Ok(()) };
-        let not_before = state.and_then(|state| state.jwts_not_before);
-        if not_before.is_some_and(|not_before| !issued_after(jwt.issued_at, not_before)) {
-            return Err(Refusal::Revoked);
-        }
-        match jwt.jwt_id {
-            Some(jwt_id) if known.revokes(jwt.issuer, jwt_id) => Err(Refusal::Revoked),
-            _ => Ok(()),
-        }
+        let jwt = subject.jwt.map(|jwt| (jwt.issuer, jwt.jwt_id, jwt.issued_at));
+        self.inner().require_unwithdrawn(subject.user, jwt)
     }
 
     fn refresh(&self) -> RevocationRefresh {
@@ -194,10 +180,4 @@ impl Revocations for TokenLookup {
             lookup.inner().standing(&user).await.map(drop).map_err(unheard)
         })
     }
-}
-
-/// In whole seconds, as JWTs count: one of the same second may be from before.
-fn issued_after(issued_at: Option<UnixTime>, not_before: UnixTime) -> bool {
-    let second = |time: UnixTime| time.as_millis().div_euclid(1000);
-    issued_at.is_some_and(|issued_at| second(issued_at) > second(not_before))
 }

@@ -11,7 +11,7 @@ use crate::{
         request::{check_metadata, check_name},
         rights::{self, Rights},
     },
-    principal::{AdminProof, AuthMethod, EMERGENCY_USER, effective_roles},
+    principal::{AdminProof, AuthMethod, EMERGENCY_USER, Principal, effective_roles},
     scope::{Grant, RoleSet},
     secret::TokenDigest,
     store::{
@@ -26,6 +26,9 @@ use crate::{
 
 /// How often an operation starts anew because somebody else changed the token at the same time.
 pub(super) const ATTEMPTS: usize = 4;
+
+/// How long after its end a JWT is still taken for one that has not ended, since clocks differ.
+const LEEWAY: Duration = Duration::from_secs(60);
 
 impl TokenManager {
     pub(super) async fn try_create(
@@ -145,12 +148,12 @@ impl TokenManager {
         Ok(())
     }
 
-    /// Asks the store once more for the token that was presented: a request may have taken its time, and
-    /// what it was let in with may be revoked or changed by now. Returns it and those that it ends with.
+    /// Asks the store once more for what was presented: a request may have taken its time, and what it was let in
+    /// with may be revoked or changed by now. Returns the token and those that it ends with.
     pub(super) async fn require_living(&self, actor: Actor<'_>) -> Result<Vec<TokenId>, TokenError> {
-        let Some((principal, id)) =
-            actor.presented().and_then(|presented| Some((presented, presented.token_id()?)))
-        else {
+        let Some(principal) = actor.presented() else { return Ok(Vec::new()) };
+        let Some(id) = principal.token_id() else {
+            self.require_unwithdrawn(principal).await?;
             return Ok(Vec::new());
         };
         let (owner, now) = (Owner::User(principal.user_id()), self.lookup.now());
@@ -167,6 +170,22 @@ impl TokenManager {
         } else {
             Err(TokenError::Conflict)
         }
+    }
+
+    /// The same for what is not stored: JWTs and static tokens. The emergency key belongs to nobody whom the store
+    /// could deny.
+    async fn require_unwithdrawn(&self, principal: &Principal) -> Result<(), TokenError> {
+        if principal.method() == AuthMethod::Emergency {
+            return Ok(());
+        }
+        self.inner().know_denials().await.map_err(TokenError::Store)?;
+        let jwt = principal.jwt();
+        if jwt.is_some_and(|jwt| jwt.expires_at().saturating_add(LEEWAY) <= self.lookup.now()) {
+            return Err(TokenError::CredentialDied);
+        }
+        let jwt = jwt.map(|jwt| (jwt.issuer(), jwt.jwt_id(), jwt.issued_at()));
+        let withdrawn = self.inner().require_unwithdrawn(principal.user_id(), jwt);
+        withdrawn.map_err(|_| TokenError::CredentialDied)
     }
 
     /// Refuses new tokens to a user whom the application's own source does not let in.

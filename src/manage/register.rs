@@ -7,6 +7,7 @@ use crate::{
     event::{Event, EventKind},
     id::UserId,
     manage::{Actor, IssuedToken, NewToken, TokenError, TokenManager, report::failure},
+    principal::AdminProof,
     store::{StoreError, StoreErrorKind},
     time::UnixTime,
 };
@@ -68,19 +69,29 @@ impl TokenManager {
     }
 
     async fn let_in(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
+        // Nobody knows who asks until they are let in, and least of all are they whom the id belongs to already.
+        let nobody = AdminProof::internal("registration");
         let kind = EventKind::UserRegistered;
-        let mut report = self.report(Actor::User(user), kind, None);
+        let mut report = self.report(Actor::Admin(&nobody), kind, None);
         report.client_ip = new.created_ip;
         let result = self.within(self.try_let_in(user, new)).await;
-        let token = result.as_ref().ok().map(|issued| issued.record.id);
-        report.done(result.as_ref().map_or_else(failure, |_| kind), Some(user), token);
+        match &result {
+            Ok(issued) => {
+                report.actor = Actor::User(user);
+                report.done(kind, Some(user), Some(issued.record.id));
+            }
+            Err(error) => {
+                report.done = true;
+                self.report_newcomer(failure(error), report.client_ip);
+            }
+        }
         result
     }
 
     async fn try_let_in(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
         self.check_texts(user, &new)?;
-        let _handing_out = self.issuing.rights.read().await;
         self.require_standing(user).await?;
+        let _handing_out = self.issuing.rights.read().await;
         let (key, record) = self.draft(Actor::User(user), user, new)?;
         self.ask(self.inner().store.register(&record)).await?;
         self.inner().invalidate(&record.digest);
@@ -89,8 +100,11 @@ impl TokenManager {
 
     /// Reports somebody who was not let in.
     pub(crate) fn refuse_newcomer(&self, reason: Refusal, ip: Option<IpAddr>) {
-        let event = Event::new(EventKind::OperationRefused(reason)).at_ip(ip);
-        self.inner().audit.emit(event.because(EventKind::UserRegistered.name()));
+        self.report_newcomer(EventKind::OperationRefused(reason), ip);
+    }
+
+    fn report_newcomer(&self, kind: EventKind, ip: Option<IpAddr>) {
+        self.inner().audit.emit(Event::new(kind).at_ip(ip).because(EventKind::UserRegistered.name()));
     }
 
     /// The time by this manager's clock.

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use crate::{
     event::EventKind,
-    id::{TokenId, UserId},
+    id::TokenId,
     manage::{
         Actor, IssuedToken, TokenError, TokenManager,
         operations::{ATTEMPTS, Forget, What},
         report::failure,
         rights,
     },
-    store::{Change, Owner, Page, Rotation, lookup::verify_owner},
+    store::{Change, Rotation, lineage::Ancestors, lookup::verify_owner},
     time::UnixTime,
     token::{TokenRecord, TokenStatus, hard_end},
 };
@@ -165,23 +165,24 @@ impl TokenManager {
         id: TokenId,
         overlap: Duration,
     ) -> Result<IssuedToken, TokenError> {
+        // The application's own source may take its time, which is no reason for a revocation to wait.
+        self.require_standing(&self.reach(actor, id).await?.owner).await?;
         let _handing_out = self.issuing.rights.read().await;
         self.require_living(actor).await?;
         let old = self.reach(actor, id).await?;
         self.require_rights(actor, &old)?;
-        self.require_standing(&old.owner).await?;
-        if self.status(&old) != TokenStatus::Active {
+        let as_it_works = self.as_it_works(old.clone(), &mut Ancestors::default()).await?;
+        if self.status(&as_it_works) != TokenStatus::Active {
             return Err(TokenError::Conflict);
-        }
-        if !overlap.is_zero() {
-            self.require_room(&old.owner).await?;
         }
         let (key, successor) = self.successor(actor, &old)?;
         // The tokens that end with it now end with another one.
         let what = What::Family([Some(old.digest), Some(successor.digest)], &old.owner);
         let _forget = Forget { inner: self.inner(), what };
         let old_end = self.lookup.now().saturating_add(overlap);
-        let rotation = Rotation::new(successor, old_end, old.revision);
+        // Overlaps end by themselves, so rotation may go beyond the limit of active tokens, but not beyond twice that.
+        let most = self.issuing.max_active.map(|limit| limit.saturating_mul(2));
+        let rotation = Rotation::new(successor, old_end, old.revision).with_max_active(most);
         let replaced = self.ask(self.inner().store.rotate(actor.scope(), id, &rotation)).await?;
         match replaced.and_then(|record| verify_owner(&self.inner().audit, actor.scope(), record)) {
             Some(record) if record.id == id => {
@@ -213,17 +214,6 @@ impl TokenManager {
         successor.created_by = actor.presented().and_then(crate::Principal::token_id);
         self.set_successor_lifetime(actor, old, &mut successor);
         Ok((key, successor))
-    }
-
-    /// Rotation may go beyond the limit of active tokens, since overlaps end by themselves, but not beyond
-    /// twice the limit.
-    async fn require_room(&self, owner: &UserId) -> Result<(), TokenError> {
-        let Some(limit) = self.issuing.max_active else { return Ok(()) };
-        let most = limit.saturating_mul(2);
-        let newest = self.ask(self.inner().store.list(Owner::User(owner), Page::first(most))).await?;
-        let now = self.lookup.now();
-        let working = newest.iter().filter(|record| record.counts_as_active(now)).count();
-        if working < most as usize { Ok(()) } else { Err(TokenError::LimitReached) }
     }
 
     /// The lifetime that the old token was made with, from now on, within what the actor may hand out.

@@ -11,7 +11,7 @@ use crate::{
         report::failure,
     },
     principal::{AdminProof, EMERGENCY_USER},
-    store::{JwtId, JwtRevocation, StoreError, UserState, UserStatus, lookup::Inner},
+    store::{JwtId, JwtRevocation, UserState, UserStatus, lookup::Inner},
     time::UnixTime,
 };
 
@@ -37,7 +37,7 @@ impl TokenManager {
         let until = until.saturating_add(Duration::from_secs(600));
         let revocation = JwtRevocation::new(JwtId::of(issuer, jwt_id), until);
         let now = self.lookup.now();
-        let change = self.inner().store.revoke_jwt(&revocation, now);
+        let change = self.ask(self.inner().store.revoke_jwt(&revocation, now));
         self.deny(proof, EventKind::JwtRevoked, None, change).await
     }
 
@@ -46,7 +46,7 @@ impl TokenManager {
     /// # Errors
     /// As for [`revoke_jwt`](Self::revoke_jwt).
     pub async fn revoke_jwts_of(&self, proof: &AdminProof, user: &UserId) -> Result<(), TokenError> {
-        let change = self.inner().store.revoke_jwts_of(user, self.lookup.now());
+        let change = self.ask(self.inner().store.revoke_jwts_of(user, self.lookup.now()));
         self.deny(proof, EventKind::JwtsRevoked, Some(user), change).await
     }
 
@@ -61,7 +61,7 @@ impl TokenManager {
     /// As for [`revoke_jwt`](Self::revoke_jwt).
     pub async fn suspend(&self, proof: &AdminProof, user: &UserId) -> Result<(), TokenError> {
         let state = UserState::new(user.clone(), UserStatus::Suspended);
-        let change = self.inner().store.set_user_state(&state);
+        let change = self.ask(self.inner().store.set_user_state(&state));
         self.deny(proof, EventKind::UserSuspended, Some(user), change).await
     }
 
@@ -69,10 +69,15 @@ impl TokenManager {
     /// can end them.
     ///
     /// # Errors
+    /// [`TokenError::CredentialDied`] when what the administrator presented works no more, or
     /// [`TokenError::Store`].
     pub async fn restore(&self, proof: &AdminProof, user: &UserId) -> Result<(), TokenError> {
         let state = UserState::new(user.clone(), UserStatus::Active);
-        let change = self.inner().store.set_user_state(&state);
+        let change = async {
+            // What gives rights back is not done for an administrator who was let in and has lost them since.
+            self.require_living(Actor::Admin(proof)).await?;
+            self.ask(self.inner().store.set_user_state(&state)).await
+        };
         self.deny(proof, EventKind::UserRestored, Some(user), change).await
     }
 
@@ -84,7 +89,7 @@ impl TokenManager {
     /// As for [`revoke_jwt`](Self::revoke_jwt).
     pub async fn offboard(&self, proof: &AdminProof, user: &UserId) -> Result<u64, TokenError> {
         let report = self.report(Actor::Admin(proof), EventKind::UserOffboarded(0), None);
-        let change = self.inner().store.offboard(user, self.lookup.now());
+        let change = self.ask(self.inner().store.offboard(user, self.lookup.now()));
         let result = self.within(self.try_deny(Some(user), change)).await.map(|keys| keys.len() as u64);
         let kind = result.as_ref().map_or_else(failure, |count| EventKind::UserOffboarded(*count));
         report.done(kind, Some(user), None);
@@ -106,7 +111,7 @@ impl TokenManager {
         proof: &AdminProof,
         kind: EventKind,
         user: Option<&UserId>,
-        change: impl Future<Output = Result<(), StoreError>>,
+        change: impl Future<Output = Result<(), TokenError>>,
     ) -> Result<(), TokenError> {
         let report = self.report(Actor::Admin(proof), kind, None);
         let result = self.within(self.try_deny(user, change)).await;
@@ -119,7 +124,7 @@ impl TokenManager {
     async fn try_deny<T>(
         &self,
         user: Option<&UserId>,
-        change: impl Future<Output = Result<T, StoreError>>,
+        change: impl Future<Output = Result<T, TokenError>>,
     ) -> Result<T, TokenError> {
         if user.is_some_and(|user| user.as_str() == EMERGENCY_USER) {
             return Err(TokenError::Invalid(
@@ -129,7 +134,7 @@ impl TokenManager {
         let _alone = self.issuing.rights.write().await;
         let _forget = user.map(|user| Forget { inner: self.inner(), what: What::Owner(user) });
         let mut outdate = Outdate { inner: self.inner(), known: false };
-        let done = self.ask(change).await?;
+        let done = change.await?;
         self.inner().reload_denials().await.map_err(TokenError::Store)?;
         outdate.known = true;
         Ok(done)

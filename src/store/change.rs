@@ -102,13 +102,39 @@ pub struct Rotation {
     pub old_expires_at: UnixTime,
     /// The revision that the old record must still have.
     pub if_revision: u64,
+    /// How many active tokens the owner may have then at most, the old one counted if it has an overlap; `None` for
+    /// any number. As for [`insert`](super::TokenStore::insert), a store counts and writes in one step.
+    pub max_active: Option<u32>,
 }
 
 impl Rotation {
     /// A rotation to `successor`, for the old record at `if_revision`.
     #[must_use]
     pub fn new(successor: TokenRecord, old_expires_at: UnixTime, if_revision: u64) -> Self {
-        Self { successor, old_expires_at, if_revision }
+        Self { successor, old_expires_at, if_revision, max_active: None }
+    }
+
+    /// Refuses to go beyond so many active tokens of the owner.
+    #[must_use]
+    pub fn with_max_active(self, limit: Option<u32>) -> Self {
+        Self { max_active: limit, ..self }
+    }
+
+    /// Whether the successor fits in beside the owner's other tokens. Stores that keep whole records call this after
+    /// [`apply`](Self::apply), with all tokens of the owner as they are stored, and `old` as it will be.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::LimitReached`].
+    pub fn require_room<'a>(
+        &self,
+        old: &TokenRecord,
+        stored: impl IntoIterator<Item = &'a TokenRecord>,
+    ) -> Result<(), StoreError> {
+        let Some(limit) = self.max_active else { return Ok(()) };
+        let now = self.successor.created_at;
+        let others = stored.into_iter().filter(|record| record.id != old.id && record.counts_as_active(now));
+        let active = others.count() + usize::from(old.counts_as_active(now));
+        if active < limit as usize { Ok(()) } else { Err(StoreErrorKind::LimitReached.into()) }
     }
 
     /// Marks the old record as replaced. Stores that keep whole records call this, and store the

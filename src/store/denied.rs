@@ -13,6 +13,7 @@ use std::{
 use tokio::time::Sleep;
 
 use crate::{
+    error::Refusal,
     id::UserId,
     store::{
         Denials, JwtId, StoreError, StoreErrorKind, UserState, UserStatus,
@@ -165,7 +166,37 @@ impl Denied {
     }
 }
 
+/// In whole seconds, as JWTs count: one of the same second may be from before.
+fn issued_after(issued_at: Option<UnixTime>, not_before: UnixTime) -> bool {
+    let second = |time: UnixTime| time.as_millis().div_euclid(1000);
+    issued_at.is_some_and(|issued_at| second(issued_at) > second(not_before))
+}
+
 impl Inner {
+    /// Judges from memory whether a credential that is no stored token was withdrawn: all of `user`, or the JWT with
+    /// these claims `iss`, `jti` and `iat`.
+    pub(crate) fn require_unwithdrawn(
+        &self,
+        user: &UserId,
+        jwt: Option<(&str, Option<&str>, Option<UnixTime>)>,
+    ) -> Result<(), Refusal> {
+        let known = self.denied.read();
+        let state = known.user(user);
+        let is_gone = state.is_some_and(|state| !state.is_active());
+        if is_gone || self.directory.as_ref().is_some_and(|directory| !directory.was_active(user)) {
+            return Err(Refusal::UserInactive);
+        }
+        let Some((issuer, jwt_id, issued_at)) = jwt else { return Ok(()) };
+        let not_before = state.and_then(|state| state.jwts_not_before);
+        if not_before.is_some_and(|not_before| !issued_after(issued_at, not_before)) {
+            return Err(Refusal::Revoked);
+        }
+        match jwt_id {
+            Some(jwt_id) if known.revokes(issuer, jwt_id) => Err(Refusal::Revoked),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes sure that what is denied is known, as of the staleness bound ago.
     pub(crate) async fn know_denials(&self) -> Result<(), StoreError> {
         self.know_denials_at(self.clock.now()).await

@@ -4,8 +4,8 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        Arc,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -24,6 +24,7 @@ use crate::{
         denied::Denied,
         directory::{Directory, Standing, Unheard},
         lineage::Lineage,
+        usage::UsageQueue,
     },
     time::{Clock, UnixTime},
     token::{
@@ -68,18 +69,6 @@ pub(crate) struct Inner {
     /// Whether a token was ever seen here that ends with another one.
     pub(crate) families: AtomicBool,
     pub(crate) store_down: AtomicBool,
-}
-
-/// Credentials with uses that are not written yet.
-#[derive(Debug, Default)]
-pub(crate) struct UsageQueue {
-    pending: Mutex<Vec<Arc<Credential>>>,
-    /// Held while a batch is written.
-    writing: tokio::sync::Mutex<()>,
-    last_write: AtomicI64,
-    /// Whether the background future runs.
-    pub(crate) attended: AtomicBool,
-    warned: AtomicBool,
 }
 
 impl fmt::Debug for Inner {
@@ -182,16 +171,17 @@ impl Inner {
         match self.watch(self.store.find(digest).await) {
             Err(_) => Found::Failed,
             Ok(Some(mut record)) if record.digest == *digest => {
-                let stored_expiry = record.expires_at;
-                self.add_latest_use(&mut record);
+                let uses = self.add_latest_use(&mut record);
+                // What is dead by itself is refused without a question to anybody else.
+                if let Some(dead) = self.dead_by_itself(&record, asked_at) {
+                    return dead;
+                }
                 if self.know_denials().await.is_err() {
                     return Found::Failed;
                 }
                 let Ok(lineage) = self.lineage(&record, asked_at).await else { return Found::Failed };
                 match self.standing(&record.owner).await {
-                    Ok(standing) => {
-                        self.judge(&record, record.expires_at != stored_expiry, &lineage, standing, asked_at)
-                    }
+                    Ok(standing) => self.judge(&record, uses, &lineage, standing, asked_at),
                     Err(Unheard) => Found::Failed,
                 }
             }
@@ -204,12 +194,20 @@ impl Inner {
         }
     }
 
+    /// The refusal of a record that says itself that it does not work.
+    fn dead_by_itself(&self, record: &TokenRecord, now: UnixTime) -> Option<Found> {
+        let decision = decide(record, self.lifetimes.policy(record.class), now, RequestClass::Safe);
+        let dead = self.dead(record.digest, decision.access().err()?, Some(record), now);
+        let fresh_until = dead.fresh_until.min(decision.until());
+        Some(Found::Dead(Arc::new(Dead { fresh_until, ..dead })))
+    }
+
     /// The verdict over a record, good for the staleness bound or until its state, or that of a token that it
     /// ends with, changes.
     fn judge(
         &self,
         record: &TokenRecord,
-        is_renewed: bool,
+        uses: Uses,
         lineage: &Lineage,
         standing: Standing,
         now: UnixTime,
@@ -218,11 +216,7 @@ impl Inner {
         let decision = decide(record, policy, now, RequestClass::Safe);
         let access = match decision.access() {
             Ok(access) => access,
-            Err(reason) => {
-                let dead = self.dead(record.digest, reason, Some(record), now);
-                let fresh_until = dead.fresh_until.min(decision.until());
-                return Found::Dead(Arc::new(Dead { fresh_until, ..dead }));
-            }
+            Err(reason) => return Found::Dead(Arc::new(self.dead(record.digest, reason, Some(record), now))),
         };
         let active = standing.active && self.denied.read().is_active(&record.owner);
         if !active || !lineage.lives {
@@ -255,7 +249,7 @@ impl Inner {
                 jwt: None,
             }
             .boxed(),
-            uses: Uses::of(is_renewed),
+            uses,
         }))
     }
 
@@ -354,18 +348,6 @@ impl Inner {
         }
     }
 
-    /// Makes `record` say when it was last used, though that is being written at this moment, or could not be:
-    /// a key in use must not look idle.
-    pub(crate) fn add_latest_use(&self, record: &mut TokenRecord) {
-        let Some(credential) = self.cache.peek(&record.digest) else { return };
-        let used = credential.uses.peek();
-        if used.last_used > UnixTime::EPOCH
-            && let Some(usage) = self.usage_of(&credential, UseCount { count: 1, ..used })
-        {
-            Usage { count: 0, ..usage }.apply(record);
-        }
-    }
-
     /// Writes what was counted, in one batch. What cannot be written is kept for the next one.
     pub(crate) async fn write_usage(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.usage.writing.lock().await;
@@ -399,7 +381,7 @@ impl Inner {
         self.cache.pick(unnoted).into_iter().for_each(|credential| self.usage.push_used(credential));
     }
 
-    fn usage_of(&self, credential: &Credential, counted: UseCount) -> Option<Usage> {
+    pub(super) fn usage_of(&self, credential: &Credential, counted: UseCount) -> Option<Usage> {
         let mut usage = Usage::new(credential.token?, counted.count, counted.last_used);
         usage.ip = counted.ip;
         usage.renewed_to = credential.rolling.and_then(|class| {
@@ -426,40 +408,6 @@ impl Inner {
         }
         // A failure has raised its alert, and the uses wait for the next time.
         let _ = self.write_usage().await;
-    }
-}
-
-impl UsageQueue {
-    /// Notes that `credential` has uses, unless somebody holds the list: then the next use does.
-    #[cold]
-    fn push_if_free(&self, credential: &Arc<Credential>) {
-        if let Ok(mut pending) = self.pending.try_lock()
-            && !credential.uses.queued.swap(true, Ordering::AcqRel)
-        {
-            pending.push(credential.clone());
-        }
-    }
-
-    /// Notes a credential that leaves the cache, if it has uses that nobody noted.
-    fn push_used(&self, credential: Arc<Credential>) {
-        if credential.uses.peek().count > 0 && !credential.uses.queued.swap(true, Ordering::AcqRel) {
-            self.lock().push(credential);
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Credential>>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
-    /// What is noted. The list keeps its room, so that requests need not make it grow again.
-    fn take(&self) -> Vec<Arc<Credential>> {
-        let mut pending = self.lock();
-        let room = Vec::with_capacity(pending.capacity());
-        std::mem::replace(&mut *pending, room)
     }
 }
 

@@ -245,6 +245,7 @@ impl TokenStore for MemoryStore {
         let mut old = record.clone();
         rotation.apply(&mut old)?;
         tokens.require_active(&old.owner)?;
+        rotation.require_room(&old, tokens.of(Owner::User(&old.owner)))?;
         tokens.insert(&rotation.successor)?;
         let tokens = &mut *tokens;
         for other in tokens.own.get(&old.owner).into_iter().flatten() {

@@ -94,15 +94,28 @@ fn program() -> PathBuf {
     program
 }
 
-fn spawn(folder: &Path, settings: &[(&str, &str)]) -> Child {
+/// The service's program in `folder`, without settings of this test's own environment.
+fn command(folder: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program());
-    for name in ["API_TOKENS", "RUST_LOG", "KEYWARD_ADMIN_USERS", "KEYWARD_DATABASE_URL", "KEYWARD_BOOTSTRAP"]
-    {
+    let own = ["API_TOKENS", "RUST_LOG", "KEYWARD_ADMIN_USERS", "KEYWARD_DATABASE_URL", "KEYWARD_BOOTSTRAP"];
+    for name in own.into_iter().chain(["KEYWARD_CONFIG"]) {
         command.env_remove(name);
     }
-    let command =
-        command.current_dir(folder).env("KEYWARD_LISTEN", "127.0.0.1:0").envs(settings.iter().copied());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.current_dir(folder).env("KEYWARD_LISTEN", "127.0.0.1:0").envs(settings.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn spawn(folder: &Path, settings: &[(&str, &str)]) -> Child {
+    command(folder, settings).spawn().unwrap()
+}
+
+impl From<std::process::Output> for Output {
+    fn from(output: std::process::Output) -> Self {
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        Self { code: output.status.code(), stdout, stderr }
+    }
 }
 
 impl Service {
@@ -150,10 +163,12 @@ impl Service {
 
     /// Starts it with settings that it must refuse, and waits for its end.
     pub(crate) fn refused(folder: &Path, settings: &[(&str, &str)]) -> Output {
-        let output = spawn(folder, settings).wait_with_output().unwrap();
-        let [stdout, stderr] =
-            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        Output { code: output.status.code(), stdout, stderr }
+        spawn(folder, settings).wait_with_output().unwrap().into()
+    }
+
+    /// What it answers to arguments, such as `--print-config`.
+    pub(crate) fn run(folder: &Path, settings: &[(&str, &str)], arguments: &[&str]) -> Output {
+        command(folder, settings).args(arguments).output().unwrap().into()
     }
 
     /// Tells it to end, and waits.

@@ -81,19 +81,25 @@ pub(super) fn insert(
 ) -> Result<(), Failure> {
     write(connection, |transaction| {
         require_fit(transaction, record)?;
-        if let Some(limit) = limit {
-            let active: i64 = transaction
-                .prepare_cached(
-                    "SELECT count(*) FROM tokens WHERE user_id = ?1 AND revoked_at IS NULL \
-                     AND (expires_at IS NULL OR expires_at > ?2)",
-                )?
-                .query_row(params![record.owner.as_str(), record.created_at.as_millis()], |row| row.get(0))?;
-            if active >= i64::from(limit) {
-                return Err(StoreErrorKind::LimitReached.into());
-            }
-        }
+        require_room(transaction, record, limit)?;
         insert_row(transaction, record)
     })
+}
+
+/// Refuses a record that would be one active token of its owner too many.
+fn require_room(
+    transaction: &Transaction<'_>,
+    record: &TokenRecord,
+    limit: Option<u32>,
+) -> Result<(), Failure> {
+    let Some(limit) = limit else { return Ok(()) };
+    let active: i64 = transaction
+        .prepare_cached(
+            "SELECT count(*) FROM tokens WHERE user_id = ?1 AND revoked_at IS NULL \
+             AND (expires_at IS NULL OR expires_at > ?2)",
+        )?
+        .query_row(params![record.owner.as_str(), record.created_at.as_millis()], |row| row.get(0))?;
+    if active < i64::from(limit) { Ok(()) } else { Err(StoreErrorKind::LimitReached.into()) }
 }
 
 pub(super) fn register(connection: &mut Connection, record: &TokenRecord) -> Result<(), Failure> {
@@ -135,8 +141,9 @@ pub(super) fn rotate(
         let Some(mut old) = get(transaction, owner, id)? else { return Ok(None) };
         rotation.apply(&mut old)?;
         require_active(transaction, &old.owner)?;
-        insert_row(transaction, &rotation.successor)?;
         replace_row(transaction, &old)?;
+        require_room(transaction, &rotation.successor, rotation.max_active)?;
+        insert_row(transaction, &rotation.successor)?;
         adopt_children(transaction, id, rotation)?;
         Ok(Some(old))
     })

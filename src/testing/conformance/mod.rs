@@ -267,6 +267,7 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         replaced_tokens_name_their_successor
         what_ends_with_it_moves_to_the_successor
         overlaps_never_lengthen_a_life
+        successors_stay_within_the_limit
         replaced_tokens_are_not_renewed
         tokens_are_replaced_once
         successors_can_be_replaced

@@ -51,6 +51,22 @@ pub async fn what_ends_with_it_moves_to_the_successor(store: &dyn TokenStore) {
     assert_holds(store, &[rotation.successor, grandchild, moved(dead), moved(child), replaced]).await;
 }
 
+/// A successor that would be one active token too many is refused and changes nothing; the old token counts as long as
+/// it has an overlap, and what is dead does not count.
+pub async fn successors_stay_within_the_limit(store: &dyn TokenStore) {
+    let old = stored(store, token(1, "alice")).await;
+    let other = stored(store, token(2, "alice")).await;
+    let dead = stored(store, TokenRecord { revoked_at: Some(later(3)), ..token(3, "alice") }).await;
+    let foreign = stored(store, token(4, "bob")).await;
+    let successor = TokenRecord { created_at: later(10), ..token(5, "alice") };
+    let rotation =
+        |end, limit| Rotation::new(successor.clone(), later(end), old.revision).with_max_active(Some(limit));
+    let refused = store.rotate(Owner::User(&old.owner), old.id, &rotation(60, 2)).await;
+    assert_eq!(refused.unwrap_err().kind(), StoreErrorKind::LimitReached, "with an overlap");
+    assert_holds(store, &[foreign, dead, other, old.clone()]).await;
+    changed(store.rotate(Owner::User(&old.owner), old.id, &rotation(10, 2)).await);
+}
+
 /// The overlap shortens the old token's life and never lengthens it.
 pub async fn overlaps_never_lengthen_a_life(store: &dyn TokenStore) {
     let lives = [(None, 60), (Some(30), 30), (Some(60), 60), (Some(90), 60)];
