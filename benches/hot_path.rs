@@ -10,7 +10,12 @@
 //! | `floor` | the least that a key check can be: header, SHA-256, one look-up, the same two extensions |
 //! | `hit` | the layer with its defaults, the key in the cache |
 //! | `floor_ip`, `hit_ip` | both with the peer's address known; the key is limited to it |
+//! | `floor_peer` | `floor` with the peer's address known |
+//! | `hit_example` | as the example service sets it up by default, the peer known, the key limited by nothing |
+//! | `hit_unguarded` | the same without the limit of failures |
 //! | `hit_rate`, `hit_quota` | `hit` with a key that has a rate limit, or a quota; the response says where it stands |
+//! | `hit_owner_rate` | `hit` where all keys of a user share a rate limit; the response says where it stands |
+//! | `hit_everything` | `hit_example` with a key that has addresses, a rate limit and a quota, and the user's rate limit |
 //! | `hit_suspect` | `hit_ip` from an address that has failed too often |
 //! | `miss` | the layer with a cache that forgets at once, the memory store behind it |
 //! | `junk_checksum`, `junk_prefix` | keys that were never issued, as far as the verdict |
@@ -38,11 +43,13 @@ use std::{hint::black_box, num::NonZeroU32, process::ExitCode, sync::Arc, time::
 use http::{Extensions, Request, StatusCode};
 use keyward::{
     AuthLayer, Principal, TokenManager, UserId,
-    auth::{ApiKeyAuth, Authenticator, CredentialReader, RequestHead, Verdict},
-    event::{AuditSink, Event},
+    audit::AuditLog,
+    auth::{AnyOf, ApiKeyAuth, Authenticator, CredentialReader, RequestHead, Verdict},
+    event::{AuditSink, Event, TracingSink},
     limit::{FailureLimit, Limits, Quota, QuotaPeriod, RateLimit},
     manage::{NewToken, TokenManagerBuilder},
     net::{IpList, PeerAddr},
+    scope::RoleSet,
     store::MemoryStore,
     testing::ManualClock,
     time::{Clock, SystemClock},
@@ -74,6 +81,11 @@ const CASES: &[Case] = &[
     ("hit_ip", hit_ip),
     ("hit_rate", hit_rate),
     ("hit_quota", hit_quota),
+    ("hit_owner_rate", hit_owner_rate),
+    ("floor_peer", floor_peer),
+    ("hit_example", hit_example),
+    ("hit_unguarded", hit_unguarded),
+    ("hit_everything", hit_everything),
     ("hit_suspect", hit_suspect),
     ("miss", miss),
     ("junk_checksum", junk_checksum),
@@ -101,6 +113,11 @@ fn judge(results: &Results) -> Report {
         ("hit_suspect", "hit_ip", 1.01, 1.1, Gate::Must),
         ("hit_rate", "hit", 0.0, 0.0, Gate::Told),
         ("hit_quota", "hit", 0.0, 0.0, Gate::Told),
+        ("hit_owner_rate", "hit", 0.0, 0.0, Gate::Told),
+        ("hit_example", "floor_peer", 1.2, 1.3, Gate::Must),
+        ("hit_example", "hit_unguarded", 0.0, 0.0, Gate::Told),
+        ("hit_everything", "floor_ip", 0.0, 0.0, Gate::Told),
+        ("hit_everything", "hit_example", 0.0, 0.0, Gate::Told),
         ("hit", "hand", 1.0, 1.0, Gate::Warn),
         ("miss", "floor", 0.0, 0.0, Gate::Told),
         ("revoked", "floor", 0.0, 0.0, Gate::Told),
@@ -115,6 +132,7 @@ fn judge(results: &Results) -> Report {
     for (case, base) in [
         ("hit", "floor"),
         ("hit_ip", "floor_ip"),
+        ("hit_example", "floor_peer"),
         ("hit_suspect", "floor_ip"),
         ("junk_checksum", "none"),
         ("junk_prefix", "none"),
@@ -191,13 +209,62 @@ fn hit_limited(limits: Limits) -> Run {
 }
 
 fn hit_rate() -> Run {
-    let rate = RateLimit::new(4_000_000_000, Duration::from_secs(1)).expect("a rate limit");
-    hit_limited(Limits::default().with_rate(Some(rate)))
+    hit_limited(Limits::default().with_rate(Some(generous())))
+}
+
+fn hit_owner_rate() -> Run {
+    let builder = TokenManager::builder(MemoryStore::new()).with_owner_rate_limit(Some(generous()));
+    let (tokens, key, _) = manager_with_key(builder, NewToken::named("bench"));
+    warm(&tokens, &key);
+    accepted(AuthLayer::new(ApiKeyAuth::new(&tokens)).layer(NoOp), request(&key), Extensions::new, 2)
+}
+
+/// A rate limit that nobody reaches.
+fn generous() -> RateLimit {
+    RateLimit::new(4_000_000_000, Duration::from_secs(1)).expect("a rate limit")
 }
 
 fn hit_quota() -> Run {
     let quota = Quota::new(4_000_000_000, QuotaPeriod::Month).expect("a quota");
     hit_limited(Limits::default().with_quota(Some(quota)))
+}
+
+/// The layer and the manager as the example service has them, and a key with `limits`.
+fn example(new: NewToken, failures: Option<FailureLimit>, owner: Option<RateLimit>) -> Run {
+    let roles = |user: &UserId| {
+        let admin = user.as_str() == "keyward:admin";
+        if admin { RoleSet::new(["admin"]).expect("a role") } else { RoleSet::empty() }
+    };
+    let (audit, _log) = AuditLog::new(MemoryStore::new());
+    let builder = TokenManager::builder(MemoryStore::new()).with_roles(roles);
+    let builder = builder.with_owner_rate_limit(owner).with_audit((TracingSink, audit));
+    let (tokens, key, _) = manager_with_key(builder, new);
+    let authenticators: Vec<Box<dyn Authenticator>> = vec![ApiKeyAuth::new(&tokens).into()];
+    let layer = AuthLayer::new(AnyOf::new(authenticators)).with_failure_limit(failures);
+    let mut first = request(&key);
+    *first.extensions_mut() = with_peer();
+    assert_eq!(send(&mut layer.layer(NoOp), first).status(), StatusCode::OK);
+    check_identity(&arrived());
+    accepted(layer.layer(NoOp), request(&key), with_peer, 3)
+}
+
+fn hit_example() -> Run {
+    example(NewToken::named("bench"), Some(FailureLimit::default()), None)
+}
+
+fn hit_unguarded() -> Run {
+    example(NewToken::named("bench"), None, None)
+}
+
+fn hit_everything() -> Run {
+    let quota = Quota::new(4_000_000_000, QuotaPeriod::Month).expect("a quota");
+    let limits = Limits::default().with_rate(Some(generous())).with_quota(Some(quota));
+    example(limited().with_limits(limits), Some(FailureLimit::default()), Some(generous()))
+}
+
+fn floor_peer() -> Run {
+    let (_, key, principal) = keyward_hit(NewToken::named("bench"), with_peer);
+    accepted(FloorLayer::new(&key, &principal, OTHER_KEYS).layer(NoOp), request(&key), with_peer, 3)
 }
 
 fn hit_suspect() -> Run {

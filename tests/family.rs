@@ -152,6 +152,17 @@ async fn a_child_ends_when_its_parent_expires_or_rests_too_long() {
 }
 
 #[tokio::test]
+async fn a_child_lives_while_its_parent_is_used_though_that_cannot_be_written() {
+    let world = World::new();
+    let family = world.family().await;
+    world.store.set_usage_failing(true);
+    for day in [29, 31, 59] {
+        world.clock.set(start().saturating_add(day * DAY));
+        world.assert_accepted(&format!("day {day}"), &family, [true; 3]).await;
+    }
+}
+
+#[tokio::test]
 async fn the_grace_of_a_parent_is_its_own() {
     let clock = ManualClock::at(start());
     let policy = LifetimePolicy::default().with_grace(Some(DAY));

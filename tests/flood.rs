@@ -181,6 +181,37 @@ async fn a_flood_of_well_formed_keys_costs_look_ups_by_address() {
     assert_eq!((outcome.refused, outcome.harmed), (99, 0));
 }
 
+/// Each guess with a key of its own and from an address of its own: each is looked up, and little of it is remembered.
+#[tokio::test]
+async fn a_flood_of_different_keys_from_different_addresses_is_forgotten() {
+    let (world, format) = (World::new(FailureLimit::default()), KeyFormat::default());
+    let known = world.key().await;
+    let neighbour = v4(0x00ff_0000);
+    assert_eq!(world.status(neighbour, &known).await, 200);
+    let (mut most, mut harmed, mut alone) = (0, 0, 0);
+    let before = allocated().live;
+    let finds = world.store.finds();
+    for n in 0..REQUESTS {
+        let wrong = format.generate().unwrap().expose().to_owned();
+        assert_eq!(world.status(v6(n), &wrong).await, 401, "{n}");
+        drop(wrong);
+        if n % 10 == 0 {
+            harmed += u32::from(world.status(neighbour, &known).await != 200);
+        }
+        most = most.max(allocated().live - before);
+        if n == REQUESTS / 2 {
+            alone = most;
+        }
+    }
+    let finds = world.store.finds() - finds;
+    println!(
+        "{REQUESTS} keys and addresses: {finds} look-ups, {harmed} harmed, {most} bytes at most, half-way {alone}"
+    );
+    assert_eq!((finds, harmed), (REQUESTS as usize, 0));
+    assert!(most < 8_000_000, "{most} bytes");
+    assert!(most < alone + 100_000, "it still grows: {most} after {alone} half-way");
+}
+
 /// The address that fails most is not forgotten, however many others fail once.
 #[tokio::test]
 async fn other_addresses_do_not_make_it_forget_one() {

@@ -521,6 +521,25 @@ async fn uses_that_cannot_be_written_are_kept() {
     }
 }
 
+#[tokio::test]
+async fn a_key_in_use_is_not_idle_though_its_use_cannot_be_written() {
+    let (store, clock) = (Arc::new(UnrulyStore::default()), ManualClock::at(start()));
+    let tokens = TokenManager::builder(store.clone()).with_clock(clock.clone()).build();
+    let issued = issue(&tokens, "alice").await;
+    let gate = Gatekeeper::new(&tokens);
+    store.set_usage_failing(true);
+    for day in (0..200).step_by(29) {
+        clock.set(start().saturating_add(day * DAY));
+        assert!(gate.accepts(issued.key.expose()).await, "day {day}");
+    }
+    store.set_usage_failing(false);
+    tokens.flush().await.unwrap();
+    let record = tokens.get(&user("alice"), issued.record.id).await.unwrap();
+    assert_eq!(record.expires_at, Some(start().saturating_add((174 + 90) * DAY)), "nor is its renewal lost");
+    clock.advance(30 * DAY);
+    assert!(!gate.accepts(issued.key.expose()).await, "but a key that rests is idle");
+}
+
 // ---- a store that hangs ----------------------------------------------------------------------------
 
 async fn operate(tokens: &TokenManager, id: keyward::TokenId, operation: &str) -> Result<(), TokenError> {

@@ -3,6 +3,7 @@
 //! Run with `cargo run --example key_service`. The first start prints an admin key; with it a key for a
 //! user is made by `POST /admin/tokens`. The README shows the whole tour.
 
+mod clock;
 mod jobs;
 mod routes;
 mod settings;
@@ -25,6 +26,7 @@ use keyward::{
 use tokio::{net::TcpListener, signal, sync::watch};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
+use clock::clock;
 use settings::{BootstrapMode, Database, KeySource, Settings};
 
 /// The user whose key the first start prints.
@@ -63,6 +65,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     report.to_string().lines().for_each(|setting| tracing::debug!(setting));
     warn_of_open_doors(&settings);
+    clock::check()?;
     let (tokens, log) = open_tokens(&settings).await?;
     let (served, stop_writing) = watch::channel(false);
     let writing = tokio::spawn(log.clone().run(stopped(stop_writing)));
@@ -126,10 +129,9 @@ async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Bo
         }
         Database::Sqlite(path) => for_both(SqliteStore::open(path).await?),
     };
-    let (audit, log) = AuditLog::new(entries);
-    let tokens =
-        TokenManager::builder(store).with_roles(roles(settings)).with_audit((TracingSink, audit)).build();
-    Ok((tokens, log))
+    let (audit, log) = AuditLog::builder(entries).with_clock(clock()).build();
+    let tokens = TokenManager::builder(store).with_clock(clock()).with_roles(roles(settings));
+    Ok((tokens.with_audit((TracingSink, audit)).build(), log))
 }
 
 /// One store for the tokens and the audit log.
@@ -193,11 +195,12 @@ fn auth_layer(settings: &Settings, tokens: &TokenManager, jwt: Option<JwtAuth>) 
     let mut authenticators: Vec<Box<dyn Authenticator>> = vec![ApiKeyAuth::new(tokens).into()];
     authenticators.extend(jwt.map(Into::into));
     if let Some(list) = &settings.static_tokens {
-        authenticators
-            .push(StaticAuth::new(list).with_roles(roles(settings)).with_audit(tokens.audit()).into());
+        let list = StaticAuth::new(list).with_clock(clock()).with_roles(roles(settings));
+        authenticators.push(list.with_audit(tokens.audit()).into());
     }
     // The last one, since it hashes whatever the others leave.
-    authenticators.extend(settings.emergency.clone().map(|key| key.with_audit(tokens.audit()).into()));
+    let emergency = settings.emergency.clone();
+    authenticators.extend(emergency.map(|key| key.with_clock(clock()).with_audit(tokens.audit()).into()));
     let layer = AuthLayer::new(AnyOf::new(authenticators)).with_failure_limit(settings.failure_limit.clone());
     match settings.trusted_proxies.clone() {
         Some(proxies) => layer.with_client_ip(proxies),

@@ -19,7 +19,10 @@ use keyward::{
 };
 use serde::Deserialize;
 
-use crate::settings::{JwtSettings, KeySource};
+use crate::{
+    clock::clock,
+    settings::{JwtSettings, KeySource},
+};
 
 /// The claim that holds roles, for all issuers here.
 const ROLES: &str = "roles";
@@ -64,6 +67,7 @@ pub(crate) fn authenticator<R: RoleDirectory + Clone>(
             .missing_scope_means_all()
             .with_leeway(settings.leeway)
             .with_cool_down(settings.cool_down)
+            .with_clock(clock())
             .with_audit(audit.clone())
             .build()
     };
@@ -105,7 +109,7 @@ pub(crate) fn dev_login(settings: &JwtSettings) -> Result<Router, ConfigError> {
     let (true, Some(secret)) = (settings.dev_login, &settings.secret) else { return Ok(Router::new()) };
     let (issuer, audience) = (settings.issuer.as_deref(), settings.audience.as_deref());
     let issuer = JwtIssuer::hs256(secret.expose(), issuer.unwrap_or_default(), audience.unwrap_or_default())?;
-    let issuer = issuer.with_lifetime(settings.lifetime)?;
+    let issuer = issuer.with_lifetime(settings.lifetime)?.with_clock(clock());
     tracing::warn!("ENABLE_LOGIN is on: POST /dev-login gives anybody a token for any user and any role");
     Ok(Router::new().route("/dev-login", post(login)).with_state(issuer))
 }

@@ -15,11 +15,8 @@ use crate::{
     principal::RoleDirectory,
     secret::Pepper,
     store::{
-        TokenLookup, TokenStore, UserDirectory,
-        cache::TokenCache,
-        denied::Denied,
-        directory::Directory,
-        lookup::{Inner, UsageQueue},
+        TokenLookup, TokenStore, UserDirectory, cache::TokenCache, denied::Denied, directory::Directory,
+        lookup::Inner, usage::UsageQueue,
     },
     time::{Clock, SystemClock},
     token::{KeyFormat, Lifetimes},

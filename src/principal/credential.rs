@@ -111,9 +111,16 @@ pub(crate) struct Uses {
     ip_busy: AtomicBool,
     /// Whether this credential waits in the queue of those to be written.
     pub(crate) queued: AtomicBool,
+    /// Whether the store may not know yet that earlier uses have renewed the credential. Here it takes no room.
+    pub(crate) is_renewed: bool,
 }
 
 impl Uses {
+    /// No uses yet, of a credential that is renewed already, or not.
+    pub(crate) fn of(is_renewed: bool) -> Self {
+        Self { is_renewed, ..Self::default() }
+    }
+
     #[inline]
     pub(crate) fn count(&self, now: UnixTime, ip: Option<IpAddr>) {
         self.count.fetch_add(1, Ordering::Relaxed);

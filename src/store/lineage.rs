@@ -111,7 +111,11 @@ impl Inner {
             let found = found.and_then(|record| verify_owner(&self.audit, owner, record));
             match found.filter(|record| record.id == id) {
                 Some(TokenRecord { successor: Some(successor), .. }) => id = successor,
-                found => return Ok(found),
+                Some(mut record) => {
+                    self.add_latest_use(&mut record);
+                    return Ok(Some(record));
+                }
+                None => return Ok(None),
             }
         }
         Ok(None)

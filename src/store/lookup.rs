@@ -4,8 +4,8 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        Arc,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -24,6 +24,7 @@ use crate::{
         denied::Denied,
         directory::{Directory, Standing, Unheard},
         lineage::Lineage,
+        usage::UsageQueue,
     },
     time::{Clock, UnixTime},
     token::{
@@ -68,18 +69,6 @@ pub(crate) struct Inner {
     /// Whether a token was ever seen here that ends with another one.
     pub(crate) families: AtomicBool,
     pub(crate) store_down: AtomicBool,
-}
-
-/// Credentials with uses that are not written yet.
-#[derive(Debug, Default)]
-pub(crate) struct UsageQueue {
-    pending: Mutex<Vec<Arc<Credential>>>,
-    /// Held while a batch is written.
-    writing: tokio::sync::Mutex<()>,
-    last_write: AtomicI64,
-    /// Whether the background future runs.
-    pub(crate) attended: AtomicBool,
-    warned: AtomicBool,
 }
 
 impl fmt::Debug for Inner {
@@ -181,7 +170,8 @@ impl Inner {
         let asked_at = self.clock.now();
         match self.watch(self.store.find(digest).await) {
             Err(_) => Found::Failed,
-            Ok(Some(record)) if record.digest == *digest => {
+            Ok(Some(mut record)) if record.digest == *digest => {
+                let uses = self.add_latest_use(&mut record);
                 // What is dead by itself is refused without a question to anybody else.
                 if let Some(dead) = self.dead_by_itself(&record, asked_at) {
                     return dead;
@@ -191,7 +181,7 @@ impl Inner {
                 }
                 let Ok(lineage) = self.lineage(&record, asked_at).await else { return Found::Failed };
                 match self.standing(&record.owner).await {
-                    Ok(standing) => self.judge(&record, &lineage, standing, asked_at),
+                    Ok(standing) => self.judge(&record, uses, &lineage, standing, asked_at),
                     Err(Unheard) => Found::Failed,
                 }
             }
@@ -214,7 +204,14 @@ impl Inner {
 
     /// The verdict over a record, good for the staleness bound or until its state, or that of a token that it
     /// ends with, changes.
-    fn judge(&self, record: &TokenRecord, lineage: &Lineage, standing: Standing, now: UnixTime) -> Found {
+    fn judge(
+        &self,
+        record: &TokenRecord,
+        uses: Uses,
+        lineage: &Lineage,
+        standing: Standing,
+        now: UnixTime,
+    ) -> Found {
         let policy = self.lifetimes.policy(record.class);
         let decision = decide(record, policy, now, RequestClass::Safe);
         let access = match decision.access() {
@@ -253,7 +250,7 @@ impl Inner {
                 jwt: None,
             }
             .boxed(),
-            uses: Uses::default(),
+            uses,
         }))
     }
 
@@ -385,12 +382,13 @@ impl Inner {
         self.cache.pick(unnoted).into_iter().for_each(|credential| self.usage.push_used(credential));
     }
 
-    fn usage_of(&self, credential: &Credential, counted: UseCount) -> Option<Usage> {
+    pub(super) fn usage_of(&self, credential: &Credential, counted: UseCount) -> Option<Usage> {
         let mut usage = Usage::new(credential.token?, counted.count, counted.last_used);
         usage.ip = counted.ip;
         usage.renewed_to = credential.rolling.and_then(|class| {
             let policy = self.lifetimes.policy(class);
             renewed_expiry(credential.expires_at, credential.hard_end, policy, counted.last_used)
+                .or(credential.uses.is_renewed.then_some(credential.expires_at))
         });
         (counted.count > 0).then_some(usage)
     }
@@ -411,40 +409,6 @@ impl Inner {
         }
         // A failure has raised its alert, and the uses wait for the next time.
         let _ = self.write_usage().await;
-    }
-}
-
-impl UsageQueue {
-    /// Notes that `credential` has uses, unless somebody holds the list: then the next use does.
-    #[cold]
-    fn push_if_free(&self, credential: &Arc<Credential>) {
-        if let Ok(mut pending) = self.pending.try_lock()
-            && !credential.uses.queued.swap(true, Ordering::AcqRel)
-        {
-            pending.push(credential.clone());
-        }
-    }
-
-    /// Notes a credential that leaves the cache, if it has uses that nobody noted.
-    fn push_used(&self, credential: Arc<Credential>) {
-        if credential.uses.peek().count > 0 && !credential.uses.queued.swap(true, Ordering::AcqRel) {
-            self.lock().push(credential);
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Credential>>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
-    /// What is noted. The list keeps its room, so that requests need not make it grow again.
-    fn take(&self) -> Vec<Arc<Credential>> {
-        let mut pending = self.lock();
-        let room = Vec::with_capacity(pending.capacity());
-        std::mem::replace(&mut *pending, room)
     }
 }
 

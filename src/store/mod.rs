@@ -27,6 +27,7 @@ mod memory;
 mod sqlite;
 mod static_list;
 mod upkeep;
+pub(crate) mod usage;
 
 pub use audit::{
     AuditEntry, AuditError, AuditQuery, AuditStore, Broken, ChainEnds, ChainHash, ChainHead, Flaw,

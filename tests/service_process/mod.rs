@@ -187,6 +187,19 @@ impl Service {
         Output { code, stdout: String::new(), stderr: self.log.lines.lock().unwrap().join("\n") }
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// How many bytes of memory it has at the moment, where the system tells.
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
+        let id = self.child.lock().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    }
+
     /// Kills it (SIGKILL) after `delay`, in the middle of whatever it does then.
     pub(crate) fn kill_after(&self, delay: Duration) -> JoinHandle<()> {
         let child = self.child.clone();
