@@ -13,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    count,
     error::Refusal,
     id::{TokenId, UserId},
     secret::without_secrets,
@@ -297,6 +298,27 @@ impl EventKind {
     }
 }
 
+/// Every kind of alert; the compiler names one that is missing here.
+macro_rules! alerts {
+    ($($alert:ident)+) => {
+        impl Alert {
+            pub(crate) const ALL: &[Self] = &[$(Self::$alert),+];
+
+            const fn _is_listed(self) {
+                match self {
+                    $(Self::$alert => {})+
+                }
+            }
+        }
+    };
+}
+
+alerts! {
+    ForeignAccess ForeignRecord RevokedTokenUsed BruteForce
+    StoreUnavailable StoreRecovered KeysUnavailable KeysRecovered KeyRefused
+    AuditTampered DirectoryUnavailable DirectoryRecovered EmergencyUse EmergencyRefused
+}
+
 impl Alert {
     /// The stable name of this alert, such as `foreign_access`.
     #[must_use]
@@ -449,11 +471,23 @@ impl Audit {
 
     pub(crate) fn emit(&self, mut event: Event) {
         event.at = self.0.clock.now();
+        note(event.kind);
         #[cfg(feature = "api")]
         {
             event.request_id = event.request_id.or_else(request::current);
         }
         record_surely(&*self.0.sink, &event);
+    }
+}
+
+/// Counts what happened, but for access, which the layers count.
+fn note(kind: EventKind) {
+    match kind {
+        EventKind::AccessGranted | EventKind::AccessRefused(_) => {}
+        EventKind::Alert(alert) => {
+            Alert::ALL.iter().position(|one| *one == alert).into_iter().for_each(count::raised);
+        }
+        kind => count::EVENTS.add(kind.name()),
     }
 }
 

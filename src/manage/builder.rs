@@ -19,7 +19,7 @@ use crate::{
         cache::TokenCache,
         denied::Denied,
         directory::Directory,
-        lookup::{Inner, UsageQueue},
+        lookup::{Inner, StoreState, UsageQueue},
     },
     time::{Clock, SystemClock},
     token::{KeyFormat, Lifetimes},
@@ -248,7 +248,7 @@ impl TokenManagerBuilder {
             directory: self.users.map(|users| Directory::new(users, self.users_fresh, self.users_bound)),
             usage: UsageQueue::default(),
             families: AtomicBool::new(false),
-            store_down: AtomicBool::new(false),
+            store_state: StoreState::default(),
         });
         let issuing = Issuing {
             ids: TokenIds::default(),

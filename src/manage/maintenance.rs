@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    count::{self, Level},
     event::{Event, EventKind},
     id::TokenId,
     manage::{Actor, TokenError, TokenManager, report::failure},
@@ -52,6 +53,8 @@ pub struct Cleanup {
 pub(super) struct Maintenance {
     retention: Duration,
     warnings: Vec<Duration>,
+    /// How many tokens there were at the end of the last complete round.
+    stored: Level,
     /// Held during a round.
     progress: tokio::sync::Mutex<Progress>,
 }
@@ -67,7 +70,8 @@ struct Progress {
 
 impl Maintenance {
     pub(super) fn new(retention: Duration, warnings: Vec<Duration>) -> Self {
-        Self { retention, warnings, progress: tokio::sync::Mutex::default() }
+        let stored = Level::of(&count::TOKENS_STORED);
+        Self { retention, warnings, stored, progress: tokio::sync::Mutex::default() }
     }
 }
 
@@ -197,6 +201,7 @@ impl TokenManager {
             if purged.next.is_none() {
                 *progress = Progress::default();
                 done.complete = true;
+                self.issuing.maintenance.stored.set(usize::try_from(stored).unwrap_or(usize::MAX));
                 return Ok(());
             }
             *progress = Progress { after: purged.next, stored };

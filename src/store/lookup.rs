@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    count::{self, Flush, Level},
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Alert, Audit, Event},
     id::{TokenId, UserId},
@@ -67,19 +68,58 @@ pub(crate) struct Inner {
     pub(crate) usage: UsageQueue,
     /// Whether a token was ever seen here that ends with another one.
     pub(crate) families: AtomicBool,
-    pub(crate) store_down: AtomicBool,
+    pub(crate) store_state: StoreState,
 }
 
 /// Credentials with uses that are not written yet.
 #[derive(Debug, Default)]
 pub(crate) struct UsageQueue {
     pending: Mutex<Vec<Arc<Credential>>>,
+    level: Waiting,
     /// Held while a batch is written.
     writing: tokio::sync::Mutex<()>,
     last_write: AtomicI64,
     /// Whether the background future runs.
     pub(crate) attended: AtomicBool,
     warned: AtomicBool,
+}
+
+/// How many credentials have uses that are not written yet.
+#[derive(Debug)]
+struct Waiting(Level);
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self(Level::of(&count::USAGE_QUEUE))
+    }
+}
+
+/// Whether the store is down.
+#[derive(Debug)]
+pub(crate) struct StoreState {
+    down: AtomicBool,
+    levels: [Level; 2],
+}
+
+impl Default for StoreState {
+    fn default() -> Self {
+        let [stores, down] = [&count::STORES, &count::STORES_DOWN].map(Level::of);
+        stores.set(1);
+        Self { down: AtomicBool::new(false), levels: [stores, down] }
+    }
+}
+
+impl StoreState {
+    /// Takes note of how the store is, and says whether that is new.
+    fn change(&self, down: bool) -> bool {
+        let changed =
+            self.down.load(Ordering::Relaxed) != down && self.down.swap(down, Ordering::Relaxed) != down;
+        if changed {
+            let [_, level] = &self.levels;
+            level.set(down.into());
+        }
+        changed
+    }
 }
 
 impl fmt::Debug for Inner {
@@ -290,16 +330,15 @@ impl Inner {
 
     /// Passes a store's answer on, and raises an alert when the store stops or starts to answer.
     pub(crate) fn watch<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        let down = match &answer {
-            Ok(_) => false,
-            Err(error) => matches!(
-                error.kind(),
-                StoreErrorKind::Unavailable | StoreErrorKind::Corrupt | StoreErrorKind::Incompatible
-            ),
+        let [unavailable, corrupt, incompatible] = &count::STORE_ERRORS;
+        let failure = match answer.as_ref().err().map(StoreError::kind) {
+            Some(StoreErrorKind::Unavailable) => Some(unavailable),
+            Some(StoreErrorKind::Corrupt) => Some(corrupt),
+            Some(StoreErrorKind::Incompatible) => Some(incompatible),
+            _ => None,
         };
-        if self.store_down.load(Ordering::Relaxed) != down
-            && self.store_down.swap(down, Ordering::Relaxed) != down
-        {
+        failure.into_iter().for_each(|counter| counter.add(1));
+        if self.store_state.change(failure.is_some()) {
             let event = match &answer {
                 Err(error) => Event::alert(Alert::StoreUnavailable).because(&error.to_string()),
                 Ok(_) => Event::alert(Alert::StoreRecovered),
@@ -358,7 +397,9 @@ impl Inner {
         }
         self.usage.last_write.store(self.clock.now().as_millis(), Ordering::Relaxed);
         if !batch.is_empty() {
+            let flush = Flush::begin();
             self.watch(self.store.record_usage(&batch).await)?;
+            flush.done();
         }
         for (credential, _) in taken.credentials.drain(..) {
             if let Some(limiter) = credential.limiter() {
@@ -413,13 +454,16 @@ impl UsageQueue {
             && !credential.uses.queued.swap(true, Ordering::AcqRel)
         {
             pending.push(credential.clone());
+            self.level.0.set(pending.len());
         }
     }
 
     /// Notes a credential that leaves the cache, if it has uses that nobody noted.
     fn push_used(&self, credential: Arc<Credential>) {
         if credential.uses.peek().count > 0 && !credential.uses.queued.swap(true, Ordering::AcqRel) {
-            self.lock().push(credential);
+            let mut pending = self.lock();
+            pending.push(credential);
+            self.level.0.set(pending.len());
         }
     }
 
@@ -435,6 +479,7 @@ impl UsageQueue {
     fn take(&self) -> Vec<Arc<Credential>> {
         let mut pending = self.lock();
         let room = Vec::with_capacity(pending.capacity());
+        self.level.0.set(0);
         std::mem::replace(&mut *pending, room)
     }
 }
