@@ -495,6 +495,12 @@ mod tests {
         }
     }
 
+    impl Keys for usize {
+        fn count(&self) -> usize {
+            *self
+        }
+    }
+
     struct Bench {
         keys: RemoteKeys<Vec<String>>,
         fake: Fake,
