@@ -13,7 +13,6 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    count,
     error::Refusal,
     id::{TokenId, UserId},
     secret::without_secrets,
@@ -22,6 +21,7 @@ use crate::{
 
 mod fan_out;
 mod json;
+mod note;
 #[cfg(feature = "api")]
 mod request;
 mod tracing_sink;
@@ -298,27 +298,6 @@ impl EventKind {
     }
 }
 
-/// Every kind of alert; the compiler names one that is missing here.
-macro_rules! alerts {
-    ($($alert:ident)+) => {
-        impl Alert {
-            pub(crate) const ALL: &[Self] = &[$(Self::$alert),+];
-
-            const fn _is_listed(self) {
-                match self {
-                    $(Self::$alert => {})+
-                }
-            }
-        }
-    };
-}
-
-alerts! {
-    ForeignAccess ForeignRecord RevokedTokenUsed BruteForce
-    StoreUnavailable StoreRecovered KeysUnavailable KeysRecovered KeyRefused
-    AuditTampered DirectoryUnavailable DirectoryRecovered EmergencyUse EmergencyRefused
-}
-
 impl Alert {
     /// The stable name of this alert, such as `foreign_access`.
     #[must_use]
@@ -471,23 +450,12 @@ impl Audit {
 
     pub(crate) fn emit(&self, mut event: Event) {
         event.at = self.0.clock.now();
-        note(event.kind);
+        note::count(event.kind);
         #[cfg(feature = "api")]
         {
             event.request_id = event.request_id.or_else(request::current);
         }
         record_surely(&*self.0.sink, &event);
-    }
-}
-
-/// Counts what happened, but for access, which the layers count.
-fn note(kind: EventKind) {
-    match kind {
-        EventKind::AccessGranted | EventKind::AccessRefused(_) => {}
-        EventKind::Alert(alert) => {
-            Alert::ALL.iter().position(|one| *one == alert).into_iter().for_each(count::raised);
-        }
-        kind => count::EVENTS.add(kind.name()),
     }
 }
 

@@ -241,58 +241,64 @@ fn describe_once() {
 }
 
 fn describe() {
-    for (name, what) in [
-        (
-            "keyward_verdicts_total",
-            "Requests that an authentication layer accepted, let pass as nobody or refused.",
-        ),
-        ("keyward_guard_refusals_total", "Authenticated requests that a guard refused."),
-        ("keyward_alerts_total", "Security alerts."),
-        ("keyward_events_total", "Audit events other than alerts and access."),
-        ("keyward_cache_requests_total", "Look-ups in the caches of keys and tokens."),
-        ("keyward_cache_evictions_total", "Cached keys and tokens that had to make room."),
-        ("keyward_store_errors_total", "Calls of the store that failed."),
-        ("keyward_usage_flushes_total", "Batches of key uses that were written, or could not be."),
-        ("keyward_audit_dropped_total", "Audit events that were lost."),
-        ("keyward_audit_deliveries_total", "Attempts to deliver a batch of audit events."),
-        ("keyward_jwks_fetches_total", "Attempts to fetch a key set."),
-    ] {
-        describe_counter!(name, Unit::Count, what);
+    for (name, what) in COUNTERS {
+        describe_counter!(*name, Unit::Count, *what);
     }
-    for (name, unit, what) in [
-        ("keyward_cache_entries", Unit::Count, "Cached keys and tokens."),
-        ("keyward_jwt_cache_bytes", Unit::Bytes, "Memory of verified JSON Web Tokens."),
-        ("keyward_store_up", Unit::Count, "Whether the store answers."),
-        ("keyward_tokens_stored", Unit::Count, "Token records in the store, as of the last clean-up."),
-        ("keyward_usage_queue_length", Unit::Count, "Tokens with uses that are not written yet."),
-        ("keyward_denied_users", Unit::Count, "Users who are suspended or gone."),
-        ("keyward_denied_jwts", Unit::Count, "JSON Web Tokens that are revoked."),
-        (
-            "keyward_denials_last_load_timestamp_seconds",
-            Unit::Seconds,
-            "When denied users and tokens were last read from the store.",
-        ),
-        ("keyward_audit_queue_length", Unit::Count, "Audit events on their way."),
-        ("keyward_audit_queue_capacity", Unit::Count, "Room for audit events on their way."),
-        ("keyward_audit_queue_reserve", Unit::Count, "Room for alerts beyond that."),
-        ("keyward_jwks_keys", Unit::Count, "Fetched keys that are in use."),
-        ("keyward_jwks_failing", Unit::Count, "Key sets that could not be fetched the last time."),
-        (
-            "keyward_jwks_last_success_timestamp_seconds",
-            Unit::Seconds,
-            "When the key set that is furthest behind was fetched.",
-        ),
-    ] {
-        describe_gauge!(name, unit, what);
+    for (name, unit, what) in GAUGES {
+        describe_gauge!(*name, *unit, *what);
     }
-    for (name, what) in [
-        ("keyward_verdict_duration_seconds", "Verdicts that had to wait."),
-        ("keyward_jwt_verification_duration_seconds", "Verifying a JSON Web Token that was not seen before."),
-        ("keyward_usage_flush_duration_seconds", "Writing a batch of key uses."),
-    ] {
-        describe_histogram!(name, Unit::Seconds, what);
+    for (name, what) in HISTOGRAMS {
+        describe_histogram!(*name, Unit::Seconds, *what);
     }
 }
+
+const COUNTERS: &[(&str, &str)] = &[
+    (
+        "keyward_verdicts_total",
+        "Requests that an authentication layer accepted, let pass as nobody or refused.",
+    ),
+    ("keyward_guard_refusals_total", "Authenticated requests that a guard refused."),
+    ("keyward_alerts_total", "Security alerts."),
+    ("keyward_events_total", "Audit events other than alerts and access."),
+    ("keyward_cache_requests_total", "Look-ups in the caches of keys and tokens."),
+    ("keyward_cache_evictions_total", "Cached keys and tokens that had to make room."),
+    ("keyward_store_errors_total", "Calls of the store that failed."),
+    ("keyward_usage_flushes_total", "Batches of key uses that were written, or could not be."),
+    ("keyward_audit_dropped_total", "Audit events that were lost."),
+    ("keyward_audit_deliveries_total", "Attempts to deliver a batch of audit events."),
+    ("keyward_jwks_fetches_total", "Attempts to fetch a key set."),
+];
+
+const GAUGES: &[(&str, Unit, &str)] = &[
+    ("keyward_cache_entries", Unit::Count, "Cached keys and tokens."),
+    ("keyward_jwt_cache_bytes", Unit::Bytes, "Memory of verified JSON Web Tokens."),
+    ("keyward_store_up", Unit::Count, "Whether the store answers."),
+    ("keyward_tokens_stored", Unit::Count, "Token records in the store, as of the last clean-up."),
+    ("keyward_usage_queue_length", Unit::Count, "Tokens with uses that are not written yet."),
+    ("keyward_denied_users", Unit::Count, "Users who are suspended or gone."),
+    ("keyward_denied_jwts", Unit::Count, "JSON Web Tokens that are revoked."),
+    (
+        "keyward_denials_last_load_timestamp_seconds",
+        Unit::Seconds,
+        "When denied users and tokens were last read from the store.",
+    ),
+    ("keyward_audit_queue_length", Unit::Count, "Audit events on their way."),
+    ("keyward_audit_queue_capacity", Unit::Count, "Room for audit events on their way."),
+    ("keyward_audit_queue_reserve", Unit::Count, "Room for alerts beyond that."),
+    ("keyward_jwks_keys", Unit::Count, "Fetched keys that are in use."),
+    ("keyward_jwks_failing", Unit::Count, "Key sets that could not be fetched the last time."),
+    (
+        "keyward_jwks_last_success_timestamp_seconds",
+        Unit::Seconds,
+        "When the key set that is furthest behind was fetched.",
+    ),
+];
+
+const HISTOGRAMS: &[(&str, &str)] = &[
+    ("keyward_verdict_duration_seconds", "Verdicts that had to wait."),
+    ("keyward_jwt_verification_duration_seconds", "Verifying a JSON Web Token that was not seen before."),
+    ("keyward_usage_flush_duration_seconds", "Writing a batch of key uses."),
+];
 
 #[cfg(test)]
 mod tests {

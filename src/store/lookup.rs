@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    count::{self, Flush, Level},
+    count::Flush,
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Alert, Audit, Event},
     id::{TokenId, UserId},
@@ -25,6 +25,7 @@ use crate::{
         denied::Denied,
         directory::{Directory, Standing, Unheard},
         lineage::Lineage,
+        state::{StoreState, Waiting},
     },
     time::{Clock, UnixTime},
     token::{
@@ -75,51 +76,13 @@ pub(crate) struct Inner {
 #[derive(Debug, Default)]
 pub(crate) struct UsageQueue {
     pending: Mutex<Vec<Arc<Credential>>>,
-    level: Waiting,
+    waits: Waiting,
     /// Held while a batch is written.
     writing: tokio::sync::Mutex<()>,
     last_write: AtomicI64,
     /// Whether the background future runs.
     pub(crate) attended: AtomicBool,
     warned: AtomicBool,
-}
-
-/// How many credentials have uses that are not written yet.
-#[derive(Debug)]
-struct Waiting(Level);
-
-impl Default for Waiting {
-    fn default() -> Self {
-        Self(Level::of(&count::USAGE_QUEUE))
-    }
-}
-
-/// Whether the store is down.
-#[derive(Debug)]
-pub(crate) struct StoreState {
-    down: AtomicBool,
-    levels: [Level; 2],
-}
-
-impl Default for StoreState {
-    fn default() -> Self {
-        let [stores, down] = [&count::STORES, &count::STORES_DOWN].map(Level::of);
-        stores.set(1);
-        Self { down: AtomicBool::new(false), levels: [stores, down] }
-    }
-}
-
-impl StoreState {
-    /// Takes note of how the store is, and says whether that is new.
-    fn change(&self, down: bool) -> bool {
-        let changed =
-            self.down.load(Ordering::Relaxed) != down && self.down.swap(down, Ordering::Relaxed) != down;
-        if changed {
-            let [_, level] = &self.levels;
-            level.set(down.into());
-        }
-        changed
-    }
 }
 
 impl fmt::Debug for Inner {
@@ -330,15 +293,7 @@ impl Inner {
 
     /// Passes a store's answer on, and raises an alert when the store stops or starts to answer.
     pub(crate) fn watch<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        let [unavailable, corrupt, incompatible] = &count::STORE_ERRORS;
-        let failure = match answer.as_ref().err().map(StoreError::kind) {
-            Some(StoreErrorKind::Unavailable) => Some(unavailable),
-            Some(StoreErrorKind::Corrupt) => Some(corrupt),
-            Some(StoreErrorKind::Incompatible) => Some(incompatible),
-            _ => None,
-        };
-        failure.into_iter().for_each(|counter| counter.add(1));
-        if self.store_state.change(failure.is_some()) {
+        if self.store_state.note(answer.as_ref().err().map(StoreError::kind)) {
             let event = match &answer {
                 Err(error) => Event::alert(Alert::StoreUnavailable).because(&error.to_string()),
                 Ok(_) => Event::alert(Alert::StoreRecovered),
@@ -454,7 +409,7 @@ impl UsageQueue {
             && !credential.uses.queued.swap(true, Ordering::AcqRel)
         {
             pending.push(credential.clone());
-            self.level.0.set(pending.len());
+            self.waits.set(pending.len());
         }
     }
 
@@ -463,7 +418,7 @@ impl UsageQueue {
         if credential.uses.peek().count > 0 && !credential.uses.queued.swap(true, Ordering::AcqRel) {
             let mut pending = self.lock();
             pending.push(credential);
-            self.level.0.set(pending.len());
+            self.waits.set(pending.len());
         }
     }
 
@@ -479,7 +434,7 @@ impl UsageQueue {
     fn take(&self) -> Vec<Arc<Credential>> {
         let mut pending = self.lock();
         let room = Vec::with_capacity(pending.capacity());
-        self.level.0.set(0);
+        self.waits.set(0);
         std::mem::replace(&mut *pending, room)
     }
 }
