@@ -26,6 +26,7 @@ use crate::id::{TokenId, UserId};
 pub struct AuthError {
     kind: AuthErrorKind,
     reason: Option<Refusal>,
+    scheme: Scheme,
     token: Option<TokenId>,
     owner: Option<UserId>,
     /// In whole seconds; zero where waiting is not asked for.
@@ -122,6 +123,11 @@ impl AuthError {
         error.with_details(|details| details.required_scope = Some(scope.into()))
     }
 
+    /// An authenticator of this scheme said so.
+    pub(crate) fn by(self, scheme: Scheme) -> Self {
+        Self { scheme, ..self }
+    }
+
     /// The client shall wait, for whole seconds and at least one.
     pub(crate) fn retry_in(self, wait: Duration) -> Self {
         let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
@@ -187,6 +193,10 @@ impl AuthError {
         self.reason
     }
 
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
     pub(crate) fn token(&self) -> Option<TokenId> {
         self.token
     }
@@ -198,7 +208,42 @@ impl AuthError {
 
 impl From<AuthErrorKind> for AuthError {
     fn from(kind: AuthErrorKind) -> Self {
-        Self { kind, reason: None, token: None, owner: None, retry_after: 0, details: None }
+        Self {
+            kind,
+            reason: None,
+            scheme: Scheme::None,
+            token: None,
+            owner: None,
+            retry_after: 0,
+            details: None,
+        }
+    }
+}
+
+/// What kind of credential was judged, as far as somebody took it for their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    None,
+    ApiKey,
+    Jwt,
+    Static,
+    Emergency,
+    Custom,
+}
+
+impl Scheme {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::None, Self::ApiKey, Self::Jwt, Self::Static, Self::Emergency, Self::Custom];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::ApiKey => "api_key",
+            Self::Jwt => "jwt",
+            Self::Static => "static",
+            Self::Emergency => "emergency",
+            Self::Custom => "custom",
+        }
     }
 }
 
@@ -213,6 +258,9 @@ macro_rules! refusals {
         }
 
         impl Refusal {
+            /// In the order of their declaration.
+            pub(crate) const ALL: &[Self] = &[$(Self::$reason,)+];
+
             /// The stable name that logs and alerts use, such as `bad_checksum`.
             #[must_use]
             pub const fn as_str(self) -> &'static str {

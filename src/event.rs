@@ -21,6 +21,7 @@ use crate::{
 
 mod fan_out;
 mod json;
+mod note;
 #[cfg(feature = "api")]
 mod request;
 mod tracing_sink;
@@ -449,6 +450,7 @@ impl Audit {
 
     pub(crate) fn emit(&self, mut event: Event) {
         event.at = self.0.clock.now();
+        note::count(event.kind);
         #[cfg(feature = "api")]
         {
             event.request_id = event.request_id.or_else(request::current);

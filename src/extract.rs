@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::AuthLayer;
 use crate::{
     auth::RequestHead,
+    count,
     error::{AuthError, AuthErrorKind, NotOwner, Refusal},
     event::EventKind,
     id::UserId,
@@ -140,6 +141,7 @@ impl<S: Sync, T: DeserializeOwned> OptionalFromRequestParts<S> for Claims<T> {
 /// The refusal of a caller without the claims of `T`, reported where their events go.
 fn without_claims<T>(principal: &Principal, head: &RequestHead<'_>) -> AuthError {
     let reason = if principal.jwt().is_some() { Refusal::Claim } else { Refusal::WrongKind };
+    count::guarded(reason);
     let event = principal.event(EventKind::AccessRefused(reason)).in_request(head.request_id());
     principal.audit().emit(event.because(any::type_name::<T>()));
     AuthError::because(AuthErrorKind::Forbidden, reason)

@@ -95,6 +95,7 @@
 //! | `jwks` | keys of an issuer by URL and by OpenID Connect Discovery, with an HTTPS client |
 //! | `webhooks` | audit events to a URL, signed, with an HTTPS client |
 //! | `config` | [`config`]: settings from the environment, a TOML file and defaults, with the source of each |
+//! | `metrics` | [`metrics`]: counters, gauges and durations by the facade of that name |
 //! | `testing` | callers to act as, a settable clock, the store conformance suite, the isolation check, a fake issuer |
 //! | `full` | all of them but `jwt-rust-crypto` |
 #![forbid(unsafe_code)]
@@ -106,6 +107,7 @@ pub mod audit;
 pub mod auth;
 #[cfg(feature = "config")]
 pub mod config;
+mod count;
 pub mod error;
 pub mod event;
 #[cfg(feature = "axum")]
@@ -116,6 +118,11 @@ pub mod jwt;
 pub mod layer;
 pub mod limit;
 pub mod manage;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics/off.rs"]
+mod metrics;
 pub mod net;
 #[cfg(any(feature = "_jwt", feature = "_https"))]
 mod outbound;

@@ -5,6 +5,7 @@
 
 mod clock;
 mod jobs;
+mod metrics;
 mod routes;
 mod settings;
 mod tokens;
@@ -84,7 +85,9 @@ async fn serve_tokens(
     let jwt = tokens::authenticator(&settings.jwt, &roles(settings), &tokens.audit())?;
     let bootstrap = bootstrap(settings);
     let auth = auth_layer(settings, &tokens, jwt.clone()).with_mode(bootstrap.mode_at(routes::KEYS));
-    let app = routes::app(settings, &tokens, log, &bootstrap, jwt.clone(), auth)?;
+    let recorder = metrics::install()?;
+    let open = metrics::route(recorder.clone());
+    let app = routes::app(settings, &tokens, log, &bootstrap, jwt.clone(), auth, open)?;
     let listener = TcpListener::bind(&settings.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
     // Only once nothing refuses to start any more: it is shown once.
@@ -106,7 +109,12 @@ async fn serve_tokens(
     writeln!(std::io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     let (served, stop_background) = watch::channel(false);
     let fetching = jwt.map(|jwt| tokio::spawn(jwt.run(stopped(stop_background.clone()))));
-    let background = tokio::spawn(tokens.run(stopped(stop_background)));
+    let background = tokio::spawn(async move {
+        tokio::select! {
+            () = tokens.run(stopped(stop_background)) => {}
+            () = metrics::keep_up(recorder) => {}
+        }
+    });
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
     let serving = axum::serve(listener, service).with_graceful_shutdown(stopped(stop.clone())).into_future();
     tokio::select! {

@@ -38,6 +38,7 @@ pub(crate) fn app(
     bootstrap: &Bootstrap,
     jwt: Option<JwtAuth>,
     auth: AuthLayer,
+    metrics: Router,
 ) -> Result<Router, ConfigError> {
     let keys = OwnTokens::new(tokens.clone())
         .debug_ownership(settings.debug_ownership)
@@ -68,6 +69,7 @@ pub(crate) fn app(
         .route("/ready", get(ready).with_state(status))
         .nest("/auth", api::registration(tokens.clone(), bootstrap))
         .merge(dev_login(&settings.jwt)?)
+        .merge(metrics)
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found);
     let limits = ServiceBuilder::new()

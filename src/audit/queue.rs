@@ -12,6 +12,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use crate::{
+    count::{self, Level},
     event::{AuditSink, Event, EventKind},
     time::UnixTime,
 };
@@ -168,6 +169,9 @@ pub(super) struct Shared {
     settled: watch::Sender<u64>,
     pub(super) unreported: Lost,
     total: Lost,
+    waits: Level,
+    /// The room for events and that for more alerts, as long as somebody takes them out.
+    room: [Level; 2],
 }
 
 #[derive(Default)]
@@ -194,6 +198,12 @@ impl Drop for Sender {
 impl Shared {
     fn new(capacity: usize, reserve: usize) -> Self {
         let events = VecDeque::with_capacity(capacity.saturating_add(reserve).min(CAPACITY.0 + CAPACITY.1));
+        let room = [(&count::AUDIT_CAPACITY, capacity), (&count::AUDIT_RESERVE, reserve)];
+        let room = room.map(|(sum, size)| {
+            let level = Level::of(sum);
+            level.set(size);
+            level
+        });
         Self {
             capacity,
             reserve,
@@ -203,6 +213,8 @@ impl Shared {
             settled: watch::Sender::new(0),
             unreported: Lost::default(),
             total: Lost::default(),
+            waits: Level::of(&count::AUDIT_QUEUE),
+            room,
         }
     }
 
@@ -215,6 +227,7 @@ impl Shared {
                 waiting.events.push_back(copy);
                 waiting.entered += 1;
                 self.length.store(waiting.events.len(), Relaxed);
+                self.waits.set(waiting.events.len());
                 drop(waiting);
                 self.arrived.notify_one();
                 return;
@@ -232,6 +245,8 @@ impl Shared {
         self.unreported.add(lost, event.at);
         if !matches!(event.kind, EventKind::AuditDropped { .. }) {
             self.total.add(lost, event.at);
+            count::AUDIT_LOST_EVENTS.add(lost.events);
+            count::AUDIT_LOST_ALERTS.add(lost.alerts);
         }
     }
 
@@ -245,6 +260,7 @@ impl Shared {
             take_alerts_first(&mut waiting.events, max)
         };
         self.length.store(waiting.events.len(), Relaxed);
+        self.waits.set(waiting.events.len());
         batch
     }
 
@@ -272,6 +288,8 @@ impl Shared {
         waiting.closed = true;
         let left = mem::take(&mut waiting.events);
         self.length.store(usize::MAX, Relaxed);
+        self.waits.set(0);
+        self.room.iter().for_each(|level| level.set(0));
         drop(waiting);
         left.iter().for_each(|event| self.lose(event));
         self.settled.send_replace(u64::MAX);

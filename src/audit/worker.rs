@@ -8,7 +8,10 @@ use super::{
     delivery::{Batch, DeliveryError, DeliveryPlan, Destination},
     queue::{EventQueue, Shared},
 };
-use crate::event::{Event, TRACING_TARGET};
+use crate::{
+    count,
+    event::{Event, TRACING_TARGET},
+};
 
 /// How long is waited between two batches: so long do events gather.
 const PACE: Duration = Duration::from_millis(50);
@@ -115,6 +118,7 @@ impl<D: Destination> Worker<D> {
         let mut attempts = 0;
         while let Err(error) = self.to.deliver(&sending.batch).await {
             attempts += 1;
+            count::AUDIT_DELIVERIES.note(false);
             self.note_failure(&error);
             if self.plan.attempts.is_some_and(|most| attempts >= most) {
                 tracing::warn!(target: TRACING_TARGET, events = sending.batch.events.len(), "a batch of audit events is given up");
@@ -123,6 +127,7 @@ impl<D: Destination> Worker<D> {
             self.pause(self.delay(&error)).await;
         }
         sending.delivered = true;
+        count::AUDIT_DELIVERIES.note(true);
         self.note_success();
     }
 

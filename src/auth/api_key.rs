@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::{
     auth::{Authenticator, RequestHead, Revocations, Verdict},
-    error::{AuthError, AuthErrorKind, Refusal},
+    count::{self, Cache},
+    error::{AuthError, AuthErrorKind, Refusal, Scheme},
     event::{Alert, Audit, Event},
     limit::{Exceeded, Limiter},
     principal::{Credential, Principal},
@@ -63,24 +64,32 @@ impl Authenticator for ApiKeyAuth {
         let key = presented.unchecked_bytes();
         match self.lookup.shape(key) {
             Shape::Foreign => return Verdict::Abstain,
-            Shape::Broken => return Verdict::Decided(Err(AuthError::invalid(Refusal::BadChecksum))),
+            Shape::Broken => {
+                return Verdict::Decided(Err(AuthError::invalid(Refusal::BadChecksum).by(Scheme::ApiKey)));
+            }
             Shape::WellFormed => {}
         }
         let digest = self.lookup.digest(key);
         let now = self.lookup.now();
         match self.lookup.cached(&digest, now) {
             Cached::Live(credential) => {
+                count::hit(Cache::ApiKey);
                 Verdict::Decided(self.admit(credential, now, head.client_ip, head.method))
             }
-            Cached::Dead(dead) => Verdict::Decided(Err(self.refuse(&dead, head.client_ip))),
+            Cached::Dead(dead) => {
+                count::hit(Cache::Refused);
+                Verdict::Decided(Err(self.refuse(&dead, head.client_ip).by(Scheme::ApiKey)))
+            }
             Cached::Miss => {
+                count::missed(Cache::ApiKey);
                 if self.lookup.knows(&digest) {
                     head.note_known();
                 }
                 let (auth, client_ip, method) = (self.clone(), head.client_ip, head.method.clone());
                 Verdict::Pending(Box::pin(async move {
-                    let credential = auth.lookup.load(digest).await.inspect_err(|error| {
-                        auth.alert_revoked(error, client_ip);
+                    let credential = auth.lookup.load(digest).await.map_err(|error| {
+                        auth.alert_revoked(&error, client_ip);
+                        error.by(Scheme::ApiKey)
                     })?;
                     auth.admit(credential, auth.lookup.now(), client_ip, &method)
                 }))
@@ -175,5 +184,5 @@ fn count_request(
 
 #[cold]
 fn about(credential: &Credential, kind: AuthErrorKind, reason: Refusal) -> AuthError {
-    AuthError::because(kind, reason).about(credential.token, Some(&credential.user))
+    AuthError::because(kind, reason).by(Scheme::ApiKey).about(credential.token, Some(&credential.user))
 }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     auth::{Authenticator, RequestHead, Verdict},
-    error::{AuthError, AuthErrorKind, ConfigError, Refusal},
+    error::{AuthError, AuthErrorKind, ConfigError, Refusal, Scheme},
     event::{Alert, Audit, Event},
     id::{UserId, is_printable},
     net::IpList,
@@ -167,7 +167,9 @@ impl EmergencyAuth {
         self.audit.emit(event.because(reason));
         match judged {
             Ok(_) => Ok(Principal::new(self.credential.clone(), head.client_ip)),
-            Err((kind, refusal)) => Err(AuthError::because(kind, refusal).about(None, Some(user))),
+            Err((kind, refusal)) => {
+                Err(AuthError::because(kind, refusal).by(Scheme::Emergency).about(None, Some(user)))
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use hashbrown::HashTable;
 
 use crate::{
     auth::{Adoption, Authenticator, RequestHead, Revocations, Subject, Verdict},
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, Scheme},
     event::Audit,
     principal::{AuthMethod, Credential, Principal, RoleDirectory},
     scope::RoleSet,
@@ -180,7 +180,9 @@ impl Authenticator for StaticAuth {
         let found = self.entries.find(digest.prefix(), |entry| entry.credential.digest == digest);
         let Some(entry) = found else { return Verdict::Abstain };
         match self.judge.get() {
-            _ if self.adoption.is_torn() => Verdict::Decided(Err(AuthErrorKind::Misconfigured.into())),
+            _ if self.adoption.is_torn() => {
+                Verdict::Decided(Err(AuthError::from(AuthErrorKind::Misconfigured).by(Scheme::Static)))
+            }
             None => Verdict::Decided(Ok(Principal::new(entry.credential.clone(), head.client_ip))),
             Some(judge) => {
                 head.note_known();
@@ -211,11 +213,12 @@ impl Judge {
             return Verdict::Decided(verdict.map(|()| Principal::new(entry.credential.clone(), client_ip)));
         }
         let (judge, credential) = (self.clone(), entry.credential.clone());
+        let by_static = |error: AuthError| error.by(Scheme::Static);
         Verdict::Pending(Box::pin(async move {
             if generation.is_none() {
-                judge.revocations.refresh().await?;
+                judge.revocations.refresh().await.map_err(by_static)?;
             }
-            judge.revocations.learn(&credential.user).await?;
+            judge.revocations.learn(&credential.user).await.map_err(by_static)?;
             judge.check(&credential)?;
             Ok(Principal::new(credential, client_ip))
         }))
@@ -238,7 +241,8 @@ impl Judge {
     }
 
     fn check(&self, credential: &Credential) -> Result<(), AuthError> {
-        let refused = |reason| AuthError::invalid(reason).about(None, Some(&credential.user));
+        let refused =
+            |reason| AuthError::invalid(reason).by(Scheme::Static).about(None, Some(&credential.user));
         self.revocations.check(&Subject::new(&credential.user, None)).map_err(refused)
     }
 }

@@ -20,7 +20,13 @@ use std::{
 use hashbrown::HashTable;
 use zeroize::Zeroizing;
 
-use crate::{principal::Credential, scope::Grant, secret::TokenDigest, time::UnixTime};
+use crate::{
+    count::{self, Cache, Level},
+    principal::Credential,
+    scope::Grant,
+    secret::TokenDigest,
+    time::UnixTime,
+};
 
 const SHARDS: usize = 32;
 
@@ -105,6 +111,19 @@ struct Shard {
     entries: Vec<Entry>,
     hand: usize,
     weight: usize,
+    counts: Counts,
+}
+
+/// How full it is, for metrics.
+struct Counts {
+    entries: Level,
+    bytes: Level,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { entries: count::entries_of(Cache::Jwt), bytes: Level::of(&count::JWT_CACHE_BYTES) }
+    }
 }
 
 impl fmt::Debug for VerifiedTokens {
@@ -205,6 +224,7 @@ impl Shard {
         self.entries.push(entry);
         let entries = &self.entries;
         self.index.insert_unique(hash, slot, |slot| entries.get(*slot as usize).map_or(0, |e| e.hash));
+        self.note_size();
     }
 
     fn remove(&mut self, hash: u64, token: &[u8]) {
@@ -234,6 +254,12 @@ impl Shard {
         }
         let gone = self.entries.swap_remove(slot as usize);
         self.weight -= gone.weight();
+        self.note_size();
+    }
+
+    fn note_size(&self) {
+        self.counts.entries.set(self.entries.len());
+        self.counts.bytes.set(self.weight);
     }
 
     /// Drops one that was not used since the hand came by last. Says whether there was any.
@@ -247,6 +273,7 @@ impl Shard {
         }
         if length > 0 {
             self.remove_slot(self.hand as u32);
+            count::evicted(Cache::Jwt);
         }
         length > 0
     }

@@ -19,8 +19,10 @@ use zeroize::Zeroizing;
 
 use crate::{
     auth::{Authenticator, Presented, RequestHead, Revocations, Verdict},
-    error::{AuthError, AuthErrorKind, ConfigError, Refusal},
+    count::{self, Cache},
+    error::{AuthError, AuthErrorKind, ConfigError, Refusal, Scheme},
     event::{Alert, Audit, Event},
+    metrics,
     principal::Principal,
     time::UnixTime,
 };
@@ -200,6 +202,7 @@ impl JwtAuth {
             }
         };
         tokio::select! {
+            () = metrics::keep_published() => {}
             ((), ()) = async { tokio::join!(fetching, sweeping) } => {}
             () = shutdown => {}
         }
@@ -222,11 +225,13 @@ impl JwtAuth {
         Ok(())
     }
 
-    fn alert_revoked(&self, error: &AuthError, head_ip: Option<std::net::IpAddr>) {
+    /// A refusal of this authenticator; a revoked token raises an alert.
+    fn refused(&self, error: AuthError, head_ip: Option<std::net::IpAddr>) -> AuthError {
         if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner()) {
             let event = Event::alert(Alert::RevokedTokenUsed).owned_by(owner).at_ip(head_ip);
             self.verifier.audit.emit(event);
         }
+        error.by(Scheme::Jwt)
     }
 }
 
@@ -237,11 +242,12 @@ impl Authenticator for JwtAuth {
         let Some(presented @ Presented::Bearer(_)) = head.presented else { return Verdict::Abstain };
         let token = presented.unchecked_bytes();
         if self.verifier.adoption.is_torn() {
-            return Verdict::Decided(Err(AuthErrorKind::Misconfigured.into()));
+            return Verdict::Decided(Err(AuthError::from(AuthErrorKind::Misconfigured).by(Scheme::Jwt)));
         }
         let now = self.verifier.clock.now();
         if let Some(verdict) = self.verifier.seen_before(token, head, now) {
-            return Verdict::Decided(verdict.inspect_err(|error| self.alert_revoked(error, head.client_ip)));
+            count::hit(Cache::Jwt);
+            return Verdict::Decided(verdict.map_err(|error| self.refused(error, head.client_ip)));
         }
         match Parts::of(token) {
             Some(parts) => self.verify(&parts, head, now),
@@ -266,6 +272,7 @@ impl Authenticator for JwtAuth {
 impl JwtAuth {
     /// A token that was not seen before, or not lately.
     fn verify(&self, parts: &Parts<'_>, head: &RequestHead<'_>, now: UnixTime) -> Verdict {
+        count::missed(Cache::Jwt);
         let need = match self.first_step(parts, head, now) {
             Step::Done(verdict) => return Verdict::Decided(self.admit(parts.token, verdict, head)),
             Step::Wait(need) => need,
@@ -292,7 +299,10 @@ impl JwtAuth {
         } else if head.is_suspect() {
             return Step::Wait(Need::Turn);
         }
-        self.verifier.verify(parts, now, Waited::default())
+        let timer = count::Timer::start();
+        let step = self.verifier.verify(parts, now, Waited::default());
+        timer.observe_verification();
+        step
     }
 
     fn admit(
@@ -305,7 +315,7 @@ impl JwtAuth {
             self.verifier.verified.forget(token);
         }
         let admitted = verdict.and_then(|credential| self.verifier.admit(&credential, head));
-        admitted.inspect_err(|error| self.alert_revoked(error, head.client_ip))
+        admitted.map_err(|error| self.refused(error, head.client_ip))
     }
 }
 

@@ -21,9 +21,11 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
 use crate::{
+    count::{self, Level, Stamp},
     event::{Alert, Audit, Event},
     jwt::{
         fetch::HttpFetch,
+        key::KeySet,
         loader::{Content, Flight, Loaded, Loader, Parse, Source},
     },
     time::{Clock, UnixTime},
@@ -68,6 +70,18 @@ pub(super) struct RemoteSettings {
 
 /// A set of keys that is kept fresh. Clones share it.
 pub(super) struct RemoteKeys<S>(Arc<Inner<S>>);
+
+/// What can be fetched.
+pub(super) trait Keys: Send + Sync + 'static {
+    /// How many there are.
+    fn count(&self) -> usize;
+}
+
+impl Keys for KeySet {
+    fn count(&self) -> usize {
+        self.len()
+    }
+}
 
 /// A set, and when the fetch that brought it began.
 #[derive(Debug)]
@@ -127,6 +141,10 @@ struct Inner<S> {
     slot: tokio::sync::Mutex<Option<Flight<S>>>,
     orphaned: Notify,
     unknown: Mutex<VecDeque<(u64, UnixTime)>>,
+    /// How many keys are in use, whether the last attempt failed, and when one succeeded.
+    keys: Level,
+    failing: Level,
+    fetched: Stamp,
 }
 
 impl RemoteSettings {
@@ -137,7 +155,7 @@ impl RemoteSettings {
     }
 }
 
-impl<S> RemoteKeys<S> {
+impl<S: Keys> RemoteKeys<S> {
     /// Keys that are not fetched yet.
     pub(super) fn new(
         source: Source,
@@ -161,6 +179,9 @@ impl<S> RemoteKeys<S> {
             slot: tokio::sync::Mutex::new(None),
             orphaned: Notify::new(),
             unknown: Mutex::new(VecDeque::new()),
+            keys: Level::of(&count::JWKS_KEYS),
+            failing: Level::of(&count::JWKS_FAILING),
+            fetched: Stamp::of(&count::JWKS_FETCHED),
         }))
     }
 
@@ -226,7 +247,7 @@ impl<S> RemoteKeys<S> {
     }
 }
 
-impl<S: Send + Sync + 'static> RemoteKeys<S> {
+impl<S: Keys> RemoteKeys<S> {
     /// Fetches the set, or waits for a fetch that is on its way. Within the cool-down it returns at once.
     ///
     /// It takes no longer than 5 seconds and may be cancelled at any time.
@@ -309,7 +330,7 @@ impl<S: Send + Sync + 'static> RemoteKeys<S> {
     }
 }
 
-impl<S> Inner<S> {
+impl<S: Keys> Inner<S> {
     fn cools_down(&self, now: UnixTime) -> bool {
         let cool_down = self.settings.cool_down;
         let first = self.usable_until.load(SeqCst) == NEVER;
@@ -325,6 +346,8 @@ impl<S> Inner<S> {
     fn finish(&self, result: Result<Loaded<S>, String>) {
         let error = result.as_ref().err().cloned();
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+        count::JWKS_FETCHES.note(result.is_ok());
+        self.failing.set(result.is_err().into());
         match result {
             Ok(loaded) => {
                 self.store(loaded);
@@ -348,6 +371,8 @@ impl<S> Inner<S> {
         let changed = loaded.set.is_some();
         let kept = || self.current.load().as_ref().map(|current| Arc::clone(&current.set));
         let Some(set) = loaded.set.map(Arc::new).or_else(kept) else { return };
+        self.keys.set(set.count());
+        self.fetched.set(fetched_at);
         self.current.store(Some(Arc::new(Snapshot { set, fetched_at, content: loaded.content })));
         if changed {
             self.epoch.fetch_add(1, SeqCst);
@@ -461,6 +486,18 @@ mod tests {
                 Does::Hang => std::future::pending().await,
                 Does::Panic => panic!("a client with a bug"),
             }
+        }
+    }
+
+    impl Keys for Vec<String> {
+        fn count(&self) -> usize {
+            self.len()
+        }
+    }
+
+    impl Keys for usize {
+        fn count(&self) -> usize {
+            *self
         }
     }
 

@@ -15,6 +15,7 @@ use tower_service::Service;
 
 use crate::{
     auth::{Attempt, Authenticator, CredentialReader, RequestHead, Verdict},
+    count,
     error::{AuthError, AuthErrorKind, ConfigError, Refusal},
     event::{Audit, Event, EventKind},
     layer::{
@@ -276,7 +277,8 @@ where
                 // The clone has not been asked whether it is ready; the service that was goes along.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
-                ResponseFuture::pending(Pending { waiting, request, inner, layer: self.layer.clone() })
+                let (since, layer) = (count::Timer::start(), self.layer.clone());
+                ResponseFuture::pending(Pending { waiting, since, request, inner, layer })
             }
         }
     }
@@ -397,6 +399,7 @@ impl<R> AuthLayer<R> {
         head.presented = self.shared.reader.read(head.method, head.uri, head.headers).ok().flatten();
         let id = head.request_id().map_or_else(new_request_id, |id| Some(id.into()));
         let reason = error.reason().unwrap_or(Refusal::Policy);
+        count::refused(error.scheme(), reason);
         let event = Event::new(EventKind::AccessRefused(reason)).token(error.token()).at_ip(client_ip);
         let event = event.in_request(id.as_deref());
         self.shared.audit.emit(match error.owner() {
@@ -411,6 +414,7 @@ impl<R> AuthLayer<R> {
 /// Leaves the caller in the request, and gives back what the response shall tell them.
 #[inline]
 fn insert<B>(request: &mut Request<B>, mut principal: Principal) -> Option<Box<HeaderMap>> {
+    count::accepted(principal.method().scheme());
     let headers = principal.take_response_headers();
     let extensions = request.extensions_mut();
     extensions.insert(principal.user_id().clone());
@@ -420,6 +424,7 @@ fn insert<B>(request: &mut Request<B>, mut principal: Principal) -> Option<Box<H
 
 /// Nobody: also if an outer layer had said otherwise.
 fn mark_anonymous<B>(request: &mut Request<B>) {
+    count::ANONYMOUS.add(1);
     let extensions = request.extensions_mut();
     extensions.remove::<Principal>();
     extensions.remove::<crate::UserId>();

@@ -100,7 +100,7 @@ impl Shared {
     ) -> AuthError {
         match counted {
             Ok(()) => error,
-            Err(over) => self.over(over, client_ip).about(error.token(), error.owner()),
+            Err(over) => self.over(over, client_ip).by(error.scheme()).about(error.token(), error.owner()),
         }
     }
 

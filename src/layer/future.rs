@@ -11,7 +11,10 @@ use http::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::layer::{auth::AuthLayer, failures::Waiting, rejection::RejectionResponse};
+use crate::{
+    count::Timer,
+    layer::{auth::AuthLayer, failures::Waiting, rejection::RejectionResponse},
+};
 
 pin_project! {
     /// The future of [`Auth`](crate::layer::Auth).
@@ -36,6 +39,7 @@ pin_project! {
 /// A request whose verdict has to wait. It is large and rare, so it is boxed along with its verdict.
 pub(super) struct Pending<S, R, ReqBody> {
     pub(super) waiting: Waiting,
+    pub(super) since: Timer,
     pub(super) request: Request<ReqBody>,
     pub(super) inner: S,
     pub(super) layer: AuthLayer<R>,
@@ -82,7 +86,11 @@ where
                     let Some(pending) = waiting.as_mut() else { return Poll::Pending };
                     let verdict = ready!(pending.waiting.poll(&pending.layer.shared, cx));
                     let Some(pending) = waiting.take() else { return Poll::Pending };
-                    let Pending { mut request, mut inner, layer, .. } = *pending;
+                    let Pending { mut request, mut inner, layer, since, .. } = *pending;
+                    since.observe_verdict(match &verdict {
+                        Ok(principal) => principal.method().scheme(),
+                        Err(counted) => counted.error.scheme(),
+                    });
                     match verdict {
                         Ok(principal) => {
                             let headers = layer.accepted(&mut request, principal);

@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use crate::{
     auth::RequestHead,
+    count,
     error::{AuthError, AuthErrorKind, Refusal},
     event::EventKind,
     layer::{
@@ -224,6 +225,7 @@ pub(crate) fn require_scope(
     if principal.has_scope(scope) {
         return Ok(());
     }
+    count::guarded(Refusal::MissingScope);
     report(principal, head.request_id(), Refusal::MissingScope);
     Err(AuthError::needs_scope(scope))
 }
@@ -265,8 +267,10 @@ pub(super) fn refuse<B, R: RejectionResponse<B>>(
     error: AuthError,
 ) -> Response<B> {
     let id = head.request_id().map_or_else(new_request_id, |id| Some(id.into()));
+    let reason = error.reason().unwrap_or(Refusal::Policy);
+    count::guarded(reason);
     if let Some(principal) = head.extensions.get::<Principal>() {
-        report(principal, id.as_deref(), error.reason().unwrap_or(Refusal::Policy));
+        report(principal, id.as_deref(), reason);
     }
     let id = id.and_then(|id| HeaderValue::from_str(&id).ok());
     reject(rejection, &Challenges::default(), error, id)

@@ -16,7 +16,7 @@ use crate::{
     secret::Pepper,
     store::{
         TokenLookup, TokenStore, UserDirectory, cache::TokenCache, denied::Denied, directory::Directory,
-        lookup::Inner, usage::UsageQueue,
+        lookup::Inner, state::StoreState, usage::UsageQueue,
     },
     time::{Clock, SystemClock},
     token::{KeyFormat, Lifetimes},
@@ -245,7 +245,7 @@ impl TokenManagerBuilder {
             directory: self.users.map(|users| Directory::new(users, self.users_fresh, self.users_bound)),
             usage: UsageQueue::default(),
             families: AtomicBool::new(false),
-            store_down: AtomicBool::new(false),
+            store_state: StoreState::default(),
         });
         let issuing = Issuing {
             ids: TokenIds::default(),

@@ -3,6 +3,7 @@
 use std::{fmt, future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
 use crate::{
+    count::{self, Level},
     event::{Event, EventKind},
     id::TokenId,
     manage::{Actor, TokenError, TokenManager, report::failure},
@@ -52,6 +53,8 @@ pub struct Cleanup {
 pub(super) struct Maintenance {
     retention: Duration,
     warnings: Vec<Duration>,
+    /// How many tokens there were at the end of the last complete round.
+    stored: Level,
     /// Held during a round.
     progress: tokio::sync::Mutex<Progress>,
 }
@@ -80,7 +83,8 @@ impl fmt::Debug for Progress {
 
 impl Maintenance {
     pub(super) fn new(retention: Duration, warnings: Vec<Duration>) -> Self {
-        Self { retention, warnings, progress: tokio::sync::Mutex::default() }
+        let stored = Level::of(&count::TOKENS_STORED);
+        Self { retention, warnings, stored, progress: tokio::sync::Mutex::default() }
     }
 }
 
@@ -248,6 +252,7 @@ impl TokenManager {
             if purged.next.is_none() {
                 (progress.after, progress.stored) = (None, 0);
                 done.complete = true;
+                self.issuing.maintenance.stored.set(usize::try_from(stored).unwrap_or(usize::MAX));
                 return Ok(());
             }
             (progress.after, progress.stored) = (purged.next, stored);

@@ -5,6 +5,7 @@ use std::{pin::pin, sync::Arc, sync::atomic::Ordering, time::Duration};
 use crate::{
     event::{Audit, EventKind},
     id::{TokenId, TokenIds, UserId},
+    metrics,
     store::{
         Owner, StoreError, StoreErrorKind, TokenLookup, TokenStore,
         lineage::Ancestors,
@@ -277,6 +278,7 @@ impl TokenManager {
             () = writing => {}
             () = self.follow_changes() => {}
             () = self.keep_clean() => {}
+            () = metrics::keep_published() => {}
         }
         self.send_claimed().await;
         inner.note_all_uses();

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, ops::Deref, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
-    error::{AuthError, AuthErrorKind, NotOwner, Refusal},
+    error::{AuthError, AuthErrorKind, NotOwner, Refusal, Scheme},
     event::{Alert, Audit, Event, EventKind},
     id::{TokenId, UserId},
     scope::{Grant, RoleSet},
@@ -77,12 +77,16 @@ impl AuthMethod {
     /// `api_key`, `jwt`, `static`, `emergency` or `custom`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
+        self.scheme().as_str()
+    }
+
+    pub(crate) const fn scheme(self) -> Scheme {
         match self {
-            Self::ApiKey => "api_key",
-            Self::Jwt => "jwt",
-            Self::Static => "static",
-            Self::Emergency => "emergency",
-            Self::Custom => "custom",
+            Self::ApiKey => Scheme::ApiKey,
+            Self::Jwt => Scheme::Jwt,
+            Self::Static => Scheme::Static,
+            Self::Emergency => Scheme::Emergency,
+            Self::Custom => Scheme::Custom,
         }
     }
 }

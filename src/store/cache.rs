@@ -13,6 +13,7 @@ use hashbrown::HashTable;
 use tokio::sync::watch;
 
 use crate::{
+    count::{self, Cache, Level},
     error::{AuthError, Refusal},
     id::{TokenId, UserId},
     principal::Credential,
@@ -256,12 +257,16 @@ impl Drop for Lead<'_> {
 
 /// What a table can find and evict.
 trait Entry {
+    const CACHE: Cache;
+
     fn digest(&self) -> &TokenDigest;
     /// Whether it should be spared for now.
     fn in_use(&self) -> bool;
 }
 
 impl Entry for Arc<Credential> {
+    const CACHE: Cache = Cache::ApiKey;
+
     #[inline]
     fn digest(&self) -> &TokenDigest {
         &self.digest
@@ -273,6 +278,8 @@ impl Entry for Arc<Credential> {
 }
 
 impl Entry for Arc<Dead> {
+    const CACHE: Cache = Cache::Refused;
+
     #[inline]
     fn digest(&self) -> &TokenDigest {
         &self.digest
@@ -291,11 +298,13 @@ struct Table<E> {
     slots: Vec<E>,
     hand: usize,
     capacity: usize,
+    level: Level,
 }
 
 impl<E: Entry> Table<E> {
     fn new(capacity: usize) -> Self {
-        Self { index: HashTable::new(), slots: Vec::new(), hand: 0, capacity: capacity.max(1) }
+        let level = count::entries_of(E::CACHE);
+        Self { index: HashTable::new(), slots: Vec::new(), hand: 0, capacity: capacity.max(1), level }
     }
 
     #[inline]
@@ -319,6 +328,7 @@ impl<E: Entry> Table<E> {
         slots.push(entry);
         let slots = &self.slots;
         self.index.insert_unique(hash, slot, |slot| hash_at(slots, *slot));
+        self.level.set(self.slots.len());
         old.or(displaced)
     }
 
@@ -328,6 +338,7 @@ impl<E: Entry> Table<E> {
         let idle = looks.find(|at| self.slots.get(*at).is_some_and(|entry| !entry.in_use()));
         let victim = idle.unwrap_or(self.hand % length.max(1));
         self.hand = victim + 1;
+        count::evicted(E::CACHE);
         let digest = *self.slots.get(victim)?.digest();
         self.remove(&digest)
     }
@@ -343,12 +354,15 @@ impl<E: Entry> Table<E> {
                 *entry = slot;
             }
         }
-        Some(self.slots.swap_remove(slot as usize))
+        let gone = self.slots.swap_remove(slot as usize);
+        self.level.set(self.slots.len());
+        Some(gone)
     }
 
     fn clear(&mut self) -> Vec<E> {
         self.index.clear();
         self.hand = 0;
+        self.level.set(0);
         std::mem::take(&mut self.slots)
     }
 }

@@ -13,6 +13,7 @@ use std::{
 use tokio::time::Sleep;
 
 use crate::{
+    count::{self, Level, Stamp},
     error::Refusal,
     id::UserId,
     store::{
@@ -54,6 +55,9 @@ pub(crate) struct Denied {
     begun: AtomicU64,
     /// Held while it is loaded; what the last load came to, unless it was given up.
     loading: tokio::sync::Mutex<Option<Result<(), StoreError>>>,
+    /// How many users and JWTs, and when they were last loaded.
+    levels: [Level; 2],
+    loaded_at: Stamp,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +81,8 @@ impl Default for Denied {
             failed_at: AtomicI64::new(NEVER),
             begun: AtomicU64::new(0),
             loading: tokio::sync::Mutex::new(None),
+            levels: [&count::DENIED_USERS, &count::DENIED_JWTS].map(Level::of),
+            loaded_at: Stamp::of(&count::DENIALS_LOADED),
         }
     }
 }
@@ -279,6 +285,10 @@ impl Inner {
         let denied = &self.denied;
         let mut known = denied.write();
         let (differs, changed) = known.replace(denials);
+        let [users, jwts] = &denied.levels;
+        users.set(known.users.values().filter(|state| !state.is_active()).count());
+        jwts.set(known.jwts.len());
+        denied.loaded_at.set(now);
         if differs {
             denied.generation.fetch_add(1, Ordering::AcqRel);
         }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    count::Flush,
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Alert, Audit, Event},
     id::{TokenId, UserId},
@@ -24,6 +25,7 @@ use crate::{
         denied::Denied,
         directory::{Directory, Standing, Unheard},
         lineage::Lineage,
+        state::StoreState,
         usage::UsageQueue,
     },
     time::{Clock, UnixTime},
@@ -68,7 +70,7 @@ pub(crate) struct Inner {
     pub(crate) usage: UsageQueue,
     /// Whether a token was ever seen here that ends with another one.
     pub(crate) families: AtomicBool,
-    pub(crate) store_down: AtomicBool,
+    pub(crate) store_state: StoreState,
 }
 
 impl fmt::Debug for Inner {
@@ -296,16 +298,7 @@ impl Inner {
 
     /// Passes a store's answer on, and raises an alert when the store stops or starts to answer.
     pub(crate) fn watch<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        let down = match &answer {
-            Ok(_) => false,
-            Err(error) => matches!(
-                error.kind(),
-                StoreErrorKind::Unavailable | StoreErrorKind::Corrupt | StoreErrorKind::Incompatible
-            ),
-        };
-        if self.store_down.load(Ordering::Relaxed) != down
-            && self.store_down.swap(down, Ordering::Relaxed) != down
-        {
+        if self.store_state.note(answer.as_ref().err().map(StoreError::kind)) {
             let event = match &answer {
                 Err(error) => Event::alert(Alert::StoreUnavailable).because(&error.to_string()),
                 Ok(_) => Event::alert(Alert::StoreRecovered),
@@ -364,7 +357,9 @@ impl Inner {
         }
         self.usage.last_write.store(self.clock.now().as_millis(), Ordering::Relaxed);
         if !batch.is_empty() {
+            let flush = Flush::begin();
             self.watch(self.store.record_usage(&batch).await)?;
+            flush.done();
         }
         for (credential, _) in taken.credentials.drain(..) {
             if let Some(limiter) = credential.limiter() {

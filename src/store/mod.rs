@@ -25,6 +25,7 @@ pub(crate) mod lookup;
 mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+pub(crate) mod state;
 mod static_list;
 mod upkeep;
 pub(crate) mod usage;

@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::{
     principal::{Credential, UseCount, Uses},
-    store::{Usage, lookup::Inner},
+    store::{Usage, lookup::Inner, state::Waiting},
     time::UnixTime,
     token::TokenRecord,
 };
@@ -16,6 +16,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct UsageQueue {
     pending: Mutex<Vec<Arc<Credential>>>,
+    waits: Waiting,
     /// Held while a batch is written.
     pub(super) writing: tokio::sync::Mutex<()>,
     pub(super) last_write: AtomicI64,
@@ -32,13 +33,16 @@ impl UsageQueue {
             && !credential.uses.queued.swap(true, Ordering::AcqRel)
         {
             pending.push(credential.clone());
+            self.waits.set(pending.len());
         }
     }
 
     /// Notes a credential that leaves the cache, if it has uses that nobody noted.
     pub(super) fn push_used(&self, credential: Arc<Credential>) {
         if credential.uses.peek().count > 0 && !credential.uses.queued.swap(true, Ordering::AcqRel) {
-            self.lock().push(credential);
+            let mut pending = self.lock();
+            pending.push(credential);
+            self.waits.set(pending.len());
         }
     }
 
@@ -54,6 +58,7 @@ impl UsageQueue {
     pub(super) fn take(&self) -> Vec<Arc<Credential>> {
         let mut pending = self.lock();
         let room = Vec::with_capacity(pending.capacity());
+        self.waits.set(0);
         std::mem::replace(&mut *pending, room)
     }
 }
