@@ -19,12 +19,14 @@ use crate::{
     time::{Clock, SystemClock, UnixTime},
 };
 
+mod episodes;
 mod fan_out;
 mod json;
 #[cfg(feature = "api")]
 mod request;
 mod tracing_sink;
 
+pub(crate) use episodes::Episodes;
 #[cfg(feature = "api")]
 pub(crate) use request::InRequest;
 pub use tracing_sink::TracingSink;
@@ -166,8 +168,34 @@ pub enum Alert {
     ForeignAccess,
     /// A store returned somebody else's record; it was dropped.
     ForeignRecord,
-    /// A revoked token was presented.
+    /// A revoked token was presented; said once an hour of each at most.
     RevokedTokenUsed,
+    /// A token was presented that was replaced, after its overlap: by somebody who was forgotten, or who should
+    /// not have it. Said once an hour of each at most.
+    RotatedTokenUsed,
+    /// A [trap](crate::token::TokenRecord::honeytoken) was presented, so whoever did has seen what nobody should.
+    /// Said once an hour of each at most.
+    HoneytokenUsed,
+    /// A token was used from a network that it was not used from before; see [`Watch`](crate::watch::Watch). The
+    /// event's address is the new one, and its reason says how many were known.
+    NewNetwork,
+    /// A token was used by a program that it was not used by before; the event's reason is the beginning of its
+    /// `User-Agent`.
+    NewUserAgent,
+    /// A token is used from so many networks at once that several people or machines may share it.
+    SharedToken {
+        /// How many networks.
+        networks: u32,
+        /// Within how many seconds.
+        seconds: u64,
+    },
+    /// A token is used much more than ever lately.
+    UsageSpike {
+        /// How many requests it has made since the hour began.
+        requests: u64,
+        /// How many it made in the busiest hour of its past, of which the older ones count less.
+        usual: u64,
+    },
     /// More credentials from one address were wrong than allowed; said once until it keeps to the limit for a
     /// minute.
     BruteForce,
@@ -272,7 +300,7 @@ impl EventKind {
         }
     }
 
-    /// How many tokens, entries, events or days it is about, where that is a number of its own.
+    /// How many tokens, entries, events, days, requests or networks it is about, where that is a number of its own.
     #[must_use]
     pub const fn count(self) -> Option<u64> {
         match self {
@@ -282,7 +310,9 @@ impl EventKind {
             | Self::UserOffboarded(count)
             | Self::AuditVerified(count)
             | Self::AuditPruned(count)
-            | Self::AuditDropped { events: count, .. } => Some(count),
+            | Self::AuditDropped { events: count, .. }
+            | Self::Alert(Alert::UsageSpike { requests: count, .. }) => Some(count),
+            Self::Alert(Alert::SharedToken { networks, .. }) => Some(networks as u64),
             _ => None,
         }
     }
@@ -305,6 +335,12 @@ impl Alert {
             Self::ForeignAccess => "foreign_access",
             Self::ForeignRecord => "foreign_record",
             Self::RevokedTokenUsed => "revoked_token_used",
+            Self::RotatedTokenUsed => "rotated_token_used",
+            Self::HoneytokenUsed => "honeytoken_used",
+            Self::NewNetwork => "new_network",
+            Self::NewUserAgent => "new_user_agent",
+            Self::SharedToken { .. } => "shared_token",
+            Self::UsageSpike { .. } => "usage_spike",
             Self::BruteForce => "brute_force",
             Self::StoreUnavailable => "store_unavailable",
             Self::StoreRecovered => "store_recovered",
@@ -323,12 +359,19 @@ impl Alert {
     #[must_use]
     pub const fn outcome(self) -> Outcome {
         match self {
-            Self::StoreRecovered | Self::KeysRecovered | Self::DirectoryRecovered | Self::EmergencyUse => {
-                Outcome::Success
-            }
+            Self::StoreRecovered
+            | Self::KeysRecovered
+            | Self::DirectoryRecovered
+            | Self::EmergencyUse
+            | Self::NewNetwork
+            | Self::NewUserAgent
+            | Self::SharedToken { .. }
+            | Self::UsageSpike { .. } => Outcome::Success,
             Self::ForeignAccess
             | Self::ForeignRecord
             | Self::RevokedTokenUsed
+            | Self::RotatedTokenUsed
+            | Self::HoneytokenUsed
             | Self::BruteForce
             | Self::KeyRefused
             | Self::EmergencyRefused => Outcome::Refused,

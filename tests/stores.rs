@@ -103,6 +103,7 @@ enum Flaw {
     ForgetsLimit,
     LimitsAllUsersTogether,
     LimitCountsTheDead,
+    LimitCountsTraps,
     LimitIsCheckedTooEarly,
     LimitIsCheckedTooLate,
     FindsByPrefix,
@@ -207,6 +208,7 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::TakesEveryDigest, &["storing::taken_digests_are_refused", "racing::one_digest_is_stored_once"]),
     (Flaw::ForgetsLimit, &["limits::limits_refuse_one_more", "limits::a_limit_of_zero_refuses"]),
     (Flaw::LimitsAllUsersTogether, &["limits::other_users_do_not_count"]),
+    (Flaw::LimitCountsTraps, &["limits::traps_do_not_count"]),
     (Flaw::LimitCountsTheDead, &["limits::dead_tokens_do_not_count"]),
     (Flaw::LimitIsCheckedTooEarly, &["racing::limits_hold"]),
     (Flaw::LimitIsCheckedTooLate, &["limits::refused_tokens_leave_nothing_behind"]),
@@ -396,7 +398,9 @@ impl FlawedStore {
             .values()
             .filter(|other| other.owner == record.owner || self.has(Flaw::LimitsAllUsersTogether));
         let counts = |other: &TokenRecord| {
-            other.counts_as_active(record.created_at) || self.has(Flaw::LimitCountsTheDead)
+            other.counts_as_active(record.created_at)
+                || self.has(Flaw::LimitCountsTheDead)
+                || self.has(Flaw::LimitCountsTraps) && other.honeytoken
         };
         let active = own.filter(|other| counts(other)).count();
         Ok(!self.has(Flaw::ForgetsLimit) && limit.is_some_and(|limit| active >= limit as usize))

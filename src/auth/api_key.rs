@@ -7,13 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use crate::{
     auth::{Authenticator, RequestHead, Revocations, Verdict},
     error::{AuthError, AuthErrorKind, Refusal},
-    event::{Alert, Audit, Event},
+    event::Audit,
     limit::{Exceeded, Limiter},
     principal::{Credential, Principal},
-    store::{
-        TokenLookup,
-        cache::{Cached, Dead},
-    },
+    store::{TokenLookup, cache::Cached},
     time::UnixTime,
     token::Shape,
 };
@@ -72,16 +69,14 @@ impl Authenticator for ApiKeyAuth {
             Cached::Live(credential) => {
                 Verdict::Decided(self.admit(credential, now, head.client_ip, head.method))
             }
-            Cached::Dead(dead) => Verdict::Decided(Err(self.refuse(&dead, head.client_ip))),
+            Cached::Dead(dead) => Verdict::Decided(Err(self.lookup.refuse(&dead, head.client_ip))),
             Cached::Miss => {
                 if self.lookup.knows(&digest) {
                     head.note_known();
                 }
                 let (auth, client_ip, method) = (self.clone(), head.client_ip, head.method.clone());
                 Verdict::Pending(Box::pin(async move {
-                    let credential = auth.lookup.load(digest).await.inspect_err(|error| {
-                        auth.alert_revoked(error, client_ip);
-                    })?;
+                    let credential = auth.lookup.load(digest, client_ip).await?;
                     auth.admit(credential, auth.lookup.now(), client_ip, &method)
                 }))
             }
@@ -128,19 +123,6 @@ impl ApiKeyAuth {
             tell_end(&mut principal);
         }
         Ok(principal)
-    }
-
-    fn refuse(&self, dead: &Dead, client_ip: Option<IpAddr>) -> AuthError {
-        let error = dead.error();
-        self.alert_revoked(&error, client_ip);
-        error
-    }
-
-    fn alert_revoked(&self, error: &AuthError, client_ip: Option<IpAddr>) {
-        if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner()) {
-            let event = Event::alert(Alert::RevokedTokenUsed).owned_by(owner).token(error.token());
-            self.lookup.inner().audit.emit(event.at_ip(client_ip));
-        }
     }
 }
 

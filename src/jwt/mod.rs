@@ -22,6 +22,7 @@ use crate::{
     error::{AuthError, AuthErrorKind, ConfigError, Refusal},
     event::{Alert, Audit, Event},
     principal::Principal,
+    secret::TokenDigest,
     time::UnixTime,
 };
 
@@ -222,8 +223,16 @@ impl JwtAuth {
         Ok(())
     }
 
-    fn alert_revoked(&self, error: &AuthError, head_ip: Option<std::net::IpAddr>) {
-        if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner()) {
+    /// Says that a revoked token is used, once an hour of each at most.
+    #[cold]
+    fn alert_revoked(&self, token: &[u8], error: &AuthError, head_ip: Option<std::net::IpAddr>) {
+        let begins = || {
+            let (audit, digest) = (&self.verifier.audit, TokenDigest::of(token));
+            self.verifier.episodes.begins(digest.prefix(), audit.now())
+        };
+        if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner())
+            && begins()
+        {
             let event = Event::alert(Alert::RevokedTokenUsed).owned_by(owner).at_ip(head_ip);
             self.verifier.audit.emit(event);
         }
@@ -241,7 +250,9 @@ impl Authenticator for JwtAuth {
         }
         let now = self.verifier.clock.now();
         if let Some(verdict) = self.verifier.seen_before(token, head, now) {
-            return Verdict::Decided(verdict.inspect_err(|error| self.alert_revoked(error, head.client_ip)));
+            return Verdict::Decided(
+                verdict.inspect_err(|error| self.alert_revoked(token, error, head.client_ip)),
+            );
         }
         match Parts::of(token) {
             Some(parts) => self.verify(&parts, head, now),
@@ -305,7 +316,7 @@ impl JwtAuth {
             self.verifier.verified.forget(token);
         }
         let admitted = verdict.and_then(|credential| self.verifier.admit(&credential, head));
-        admitted.inspect_err(|error| self.alert_revoked(error, head.client_ip))
+        admitted.inspect_err(|error| self.alert_revoked(token, error, head.client_ip))
     }
 }
 

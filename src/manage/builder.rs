@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     error::ConfigError,
-    event::{Audit, AuditSink, TracingSink},
+    event::{Audit, AuditSink, Episodes, TracingSink},
     id::TokenIds,
     limit::{Meters, RateLimit},
     manage::{Issuing, TokenManager, maintenance::Maintenance},
@@ -249,6 +249,7 @@ impl TokenManagerBuilder {
             usage: UsageQueue::default(),
             families: AtomicBool::new(false),
             store_down: AtomicBool::new(false),
+            episodes: Episodes::default(),
         });
         let issuing = Issuing {
             ids: TokenIds::default(),

@@ -167,7 +167,7 @@ impl TokenManager {
         let old = self.reach(actor, id).await?;
         self.require_rights(actor, &old)?;
         self.require_standing(&old.owner).await?;
-        if self.status(&old) != TokenStatus::Active {
+        if self.status(&old) != TokenStatus::Active || old.honeytoken {
             return Err(TokenError::Conflict);
         }
         if !overlap.is_zero() {

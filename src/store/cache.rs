@@ -53,6 +53,8 @@ pub(crate) struct Dead {
     pub(crate) reason: Refusal,
     pub(crate) token: Option<TokenId>,
     pub(crate) owner: Option<UserId>,
+    /// Whether it was exchanged for another one, and its overlap is over.
+    pub(crate) replaced: bool,
     pub(crate) fresh_from: UnixTime,
     pub(crate) fresh_until: UnixTime,
 }

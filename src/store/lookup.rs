@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     error::{AuthError, AuthErrorKind, Refusal},
-    event::{Alert, Audit, Event},
+    event::{Alert, Audit, Episodes, Event},
     id::{TokenId, UserId},
     limit::{Limiter, Meters, RateLimit, RateMeter, TokenMeter},
     principal::{AuthMethod, Credential, Extra, RoleDirectory, UseCount, Uses, effective_roles},
@@ -68,6 +68,8 @@ pub(crate) struct Inner {
     /// Whether a token was ever seen here that ends with another one.
     pub(crate) families: AtomicBool,
     pub(crate) store_down: AtomicBool,
+    /// Which dead tokens are presented, and were told of.
+    pub(crate) episodes: Episodes,
 }
 
 /// Credentials with uses that are not written yet.
@@ -139,7 +141,11 @@ impl TokenLookup {
     }
 
     /// Asks the store, once for all who ask at the same time, and within five seconds.
-    pub(crate) async fn load(&self, digest: TokenDigest) -> Result<Arc<Credential>, AuthError> {
+    pub(crate) async fn load(
+        &self,
+        digest: TokenDigest,
+        client_ip: Option<IpAddr>,
+    ) -> Result<Arc<Credential>, AuthError> {
         let found = tokio::time::timeout(STORE_TIMEOUT, self.find(&digest)).await;
         let found = found.unwrap_or_else(|_| {
             self.0.timed_out();
@@ -147,9 +153,27 @@ impl TokenLookup {
         });
         match found {
             Found::Live(credential) => Ok(credential),
-            Found::Dead(dead) => Err(dead.error()),
+            Found::Dead(dead) => Err(self.refuse(&dead, client_ip)),
             Found::Failed => Err(AuthError::because(AuthErrorKind::Unavailable, Refusal::StoreUnavailable)),
         }
+    }
+
+    /// The answer to a token that does not work. What nobody has a reason to present raises an alert.
+    #[cold]
+    pub(crate) fn refuse(&self, dead: &Dead, client_ip: Option<IpAddr>) -> AuthError {
+        let alert = match dead.reason {
+            Refusal::Revoked => Some(Alert::RevokedTokenUsed),
+            Refusal::Honeytoken => Some(Alert::HoneytokenUsed),
+            _ if dead.replaced => Some(Alert::RotatedTokenUsed),
+            _ => None,
+        };
+        if let (Some(alert), Some(owner)) = (alert, &dead.owner)
+            && self.0.episodes.begins(dead.digest.prefix(), self.now())
+        {
+            let event = Event::alert(alert).owned_by(owner).token(dead.token).at_ip(client_ip);
+            self.0.audit.emit(event);
+        }
+        dead.error()
     }
 
     async fn find(&self, digest: &TokenDigest) -> Found {
@@ -283,6 +307,8 @@ impl Inner {
             reason,
             token: record.map(|record| record.id),
             owner: record.map(|record| record.owner.clone()),
+            replaced: matches!(reason, Refusal::Expired | Refusal::Idle | Refusal::TooOld)
+                && record.is_some_and(|record| record.successor.is_some()),
             fresh_from: now,
             fresh_until: now.saturating_add(NEGATIVE_BOUND.min(self.staleness)),
         }

@@ -64,7 +64,8 @@ pub struct TokenRecord {
     pub parent: Option<TokenId>,
     /// How often it may be used.
     pub limits: Limits,
-    /// Whether it is a trap: it never works, and whoever presents it raises an alert.
+    /// Whether it is a trap: it never works, and whoever presents it raises an alert. It counts against no limit,
+    /// and [`status`](Self::status) calls it active until it is revoked or switched off.
     pub honeytoken: bool,
     /// When it stops working; `None` is never.
     pub expires_at: Option<UnixTime>,
@@ -134,6 +135,9 @@ impl TokenRecord {
             TokenStatus::Rotated
         } else if self.disabled_at.is_some() {
             TokenStatus::Disabled
+        } else if self.honeytoken {
+            // Nobody shall see what it is.
+            TokenStatus::Active
         } else if decide(self, policy, now, RequestClass::Unsafe).access().is_err() {
             TokenStatus::Expired
         } else {
@@ -142,10 +146,10 @@ impl TokenRecord {
     }
 
     /// Whether it counts against the limit of active tokens of a user: neither revoked nor expired at
-    /// `now`. A replaced one counts until its overlap ends.
+    /// `now`. A replaced one counts until its overlap ends; a trap does not count.
     #[must_use]
     pub fn counts_as_active(&self, now: UnixTime) -> bool {
-        self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
+        self.revoked_at.is_none() && !self.honeytoken && self.expires_at.is_none_or(|at| at > now)
     }
 
     /// When it was last used, as far as written; when it was made, if it was not used since.

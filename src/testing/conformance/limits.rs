@@ -43,6 +43,13 @@ pub async fn disabled_tokens_count(store: &dyn TokenStore) {
     assert_refused_at(store, &token(2, "alice"), 1).await;
 }
 
+/// Traps do not count: they were not made by the user.
+pub async fn traps_do_not_count(store: &dyn TokenStore) {
+    stored(store, TokenRecord { honeytoken: true, ..token(1, "alice") }).await;
+    store.insert(&token(2, "alice"), Some(1)).await.expect("insert of the first token that works");
+    assert_refused_at(store, &token(3, "alice"), 1).await;
+}
+
 /// Whether a token counts as expired depends on when the new one is made, and it is at its very end.
 pub async fn expiry_is_judged_at_the_new_tokens_time(store: &dyn TokenStore) {
     stored(store, TokenRecord { expires_at: Some(later(50)), ..token(1, "alice") }).await;

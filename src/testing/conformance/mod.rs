@@ -279,6 +279,7 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         refused_tokens_leave_nothing_behind
         dead_tokens_do_not_count
         disabled_tokens_count
+        traps_do_not_count
         expiry_is_judged_at_the_new_tokens_time
         other_users_do_not_count
         a_limit_of_zero_refuses
