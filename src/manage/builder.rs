@@ -20,9 +20,11 @@ use crate::{
         denied::Denied,
         directory::Directory,
         lookup::{Inner, UsageQueue},
+        noticing::Noticing,
     },
     time::{Clock, SystemClock},
     token::{KeyFormat, Lifetimes},
+    watch::Watch,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -75,6 +77,7 @@ pub struct TokenManagerBuilder {
     retention: Duration,
     warnings: Vec<Duration>,
     owner_rate: Option<RateLimit>,
+    watch: Option<Watch>,
 }
 
 impl fmt::Debug for TokenManagerBuilder {
@@ -103,6 +106,7 @@ impl TokenManagerBuilder {
             retention: 30 * DAY,
             warnings: vec![30 * DAY, 7 * DAY, DAY],
             owner_rate: None,
+            watch: None,
         }
     }
 
@@ -229,6 +233,20 @@ impl TokenManagerBuilder {
         self
     }
 
+    /// Raises alerts when keys are used otherwise than before; off by default. See [`watch`](crate::watch). A cached
+    /// key takes about 350 bytes more then.
+    ///
+    /// ```
+    /// use keyward::{TokenManager, store::MemoryStore, watch::Watch};
+    ///
+    /// let tokens = TokenManager::builder(MemoryStore::new()).with_watch(Watch::default()).build();
+    /// # let _ = tokens;
+    /// ```
+    pub fn with_watch(mut self, watch: Watch) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
     /// The manager.
     #[must_use]
     pub fn build(self) -> TokenManager {
@@ -249,6 +267,7 @@ impl TokenManagerBuilder {
             usage: UsageQueue::default(),
             families: AtomicBool::new(false),
             store_down: AtomicBool::new(false),
+            noticing: self.watch.map(|watch| Noticing::new(watch, self.capacity)),
             episodes: Episodes::default(),
         });
         let issuing = Issuing {

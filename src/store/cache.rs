@@ -376,6 +376,7 @@ mod tests {
             reason: Refusal::Unknown,
             token: None,
             owner: None,
+            replaced: false,
             fresh_from,
             fresh_until,
         })

@@ -24,6 +24,7 @@ use crate::{
         denied::Denied,
         directory::{Directory, Standing, Unheard},
         lineage::Lineage,
+        noticing::Noticing,
     },
     time::{Clock, UnixTime},
     token::{
@@ -68,6 +69,8 @@ pub(crate) struct Inner {
     /// Whether a token was ever seen here that ends with another one.
     pub(crate) families: AtomicBool,
     pub(crate) store_down: AtomicBool,
+    /// What is looked for in the use of tokens.
+    pub(crate) noticing: Option<Noticing>,
     /// Which dead tokens are presented, and were told of.
     pub(crate) episodes: Episodes,
 }
@@ -134,7 +137,12 @@ impl TokenLookup {
     /// Counts one accepted request.
     #[inline]
     pub(crate) fn count_use(&self, credential: &Arc<Credential>, now: UnixTime, ip: Option<IpAddr>) {
-        credential.uses.count(now, ip);
+        if let Some(ip) = ip
+            && !credential.uses.is_at(ip)
+        {
+            self.0.move_to(credential, now, ip);
+        }
+        credential.uses.count(now);
         if !credential.uses.queued.load(Ordering::Relaxed) {
             self.0.usage.push_if_free(credential);
         }
@@ -266,6 +274,7 @@ impl Inner {
                 limiter: self.limiter(record, now),
                 grace_until: (access == Access::ReadOnly).then(|| decision.until()),
                 jwt: None,
+                tracker: self.noticing.as_ref().map(|noticing| noticing.tracker(record, now)),
             }
             .boxed(),
             uses: Uses::default(),
@@ -365,6 +374,7 @@ impl Inner {
             && let Some(mut usage) = self.usage_of(&credential, credential.uses.peek())
         {
             usage.quota = credential.limiter().and_then(Limiter::unwritten);
+            usage.habits = credential.tracker().map(|tracker| Box::new(tracker.habits()));
             usage.apply(record);
         }
     }
@@ -378,6 +388,7 @@ impl Inner {
             let counted = credential.uses.take();
             batch.extend(self.usage_of(&credential, counted).map(|mut usage| {
                 usage.quota = credential.limiter().and_then(Limiter::begin_write);
+                usage.habits = self.notice_count(&credential, counted);
                 usage
             }));
             taken.credentials.push((credential, counted.count));
@@ -480,6 +491,9 @@ impl Drop for Taken<'_> {
             current.uses.restore(count, credential.uses.peek().last_used);
             if let Some(limiter) = credential.limiter() {
                 limiter.not_written();
+            }
+            if let Some(tracker) = credential.tracker().filter(|_| count > 0) {
+                tracker.not_written(count);
             }
             self.inner.usage.push_used(current);
         }

@@ -12,6 +12,7 @@ use crate::{
     secret::TokenDigest,
     time::UnixTime,
     token::{LifetimePolicy, RequestClass, decide},
+    watch::Habits,
 };
 
 /// Free data of a token's owner, as a JSON object.
@@ -89,6 +90,9 @@ pub struct TokenRecord {
     pub request_count: u64,
     /// How much of its quota was used in the last period in which it was, as far as written.
     pub quota_use: Option<QuotaUse>,
+    /// From where and how it is used, if somebody [watches](crate::watch) and the store keeps it. Use changes it, and
+    /// a store need not keep it: then a restart forgets it.
+    pub habits: Option<Box<Habits>>,
 }
 
 impl TokenRecord {
@@ -123,6 +127,7 @@ impl TokenRecord {
             last_used_ip: None,
             request_count: 0,
             quota_use: None,
+            habits: None,
         }
     }
 
