@@ -166,24 +166,6 @@ impl TokenLookup {
         }
     }
 
-    /// The answer to a token that does not work. What nobody has a reason to present raises an alert.
-    #[cold]
-    pub(crate) fn refuse(&self, dead: &Dead, client_ip: Option<IpAddr>) -> AuthError {
-        let alert = match dead.reason {
-            Refusal::Revoked => Some(Alert::RevokedTokenUsed),
-            Refusal::Honeytoken => Some(Alert::HoneytokenUsed),
-            _ if dead.replaced => Some(Alert::RotatedTokenUsed),
-            _ => None,
-        };
-        if let (Some(alert), Some(owner)) = (alert, &dead.owner)
-            && self.0.episodes.begins(dead.digest.prefix(), self.now())
-        {
-            let event = Event::alert(alert).owned_by(owner).token(dead.token).at_ip(client_ip);
-            self.0.audit.emit(event);
-        }
-        dead.error()
-    }
-
     async fn find(&self, digest: &TokenDigest) -> Found {
         loop {
             match self.0.cache.enter(digest, self.now()) {

@@ -3,11 +3,15 @@
 use std::{net::IpAddr, sync::Arc};
 
 use crate::{
+    error::{AuthError, Refusal},
     event::{Alert, Event},
     id::TokenId,
     limit::Meters,
     principal::{Credential, UseCount},
-    store::lookup::{Inner, TokenLookup},
+    store::{
+        cache::Dead,
+        lookup::{Inner, TokenLookup},
+    },
     time::UnixTime,
     token::TokenRecord,
     watch::{Finding, Habits, Network, Tracker, Watch},
@@ -31,13 +35,31 @@ impl Noticing {
         let tracker = self.trackers.of(&record.id, now);
         tracker.absorb(record.habits.as_deref(), record.request_count);
         if let Some(ip) = record.created_ip {
-            tracker.expect(Network::of(ip), record.created_at);
+            tracker.suppose(Network::of(ip), record.created_at);
         }
         tracker
     }
 }
 
 impl TokenLookup {
+    /// The answer to a token that does not work. What nobody has a reason to present raises an alert.
+    #[cold]
+    pub(crate) fn refuse(&self, dead: &Dead, client_ip: Option<IpAddr>) -> AuthError {
+        let alert = match dead.reason {
+            Refusal::Revoked => Some(Alert::RevokedTokenUsed),
+            Refusal::Honeytoken => Some(Alert::HoneytokenUsed),
+            _ if dead.replaced => Some(Alert::RotatedTokenUsed),
+            _ => None,
+        };
+        if let (Some(alert), Some(owner)) = (alert, &dead.owner)
+            && self.inner().episodes.begins(dead.digest.prefix(), self.now())
+        {
+            let event = Event::alert(alert).owned_by(owner).token(dead.token).at_ip(client_ip);
+            self.inner().audit.emit(event);
+        }
+        dead.error()
+    }
+
     /// Whether it matters which program presents a token.
     #[inline]
     pub(crate) fn watches_agents(&self) -> bool {

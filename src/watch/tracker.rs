@@ -58,7 +58,7 @@ impl Tracker {
     }
 
     /// Knows `network` before the first use.
-    pub(crate) fn expect(&self, network: Network, at: UnixTime) {
+    pub(crate) fn suppose(&self, network: Network, at: UnixTime) {
         let mut state = self.lock();
         if state.habits.since.is_none() && state.habits.networks.is_empty() {
             state.habits.networks.push((network, at).into());
