@@ -21,6 +21,7 @@ use keyward::{
     scope::RoleSet,
     store::{AuditStore, MemoryStore, SqliteOptions, SqliteStore, TokenStore},
     token::TokenClass,
+    watch::Watch,
 };
 use tokio::{net::TcpListener, signal, sync::watch};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -107,9 +108,12 @@ async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Bo
         Database::Sqlite(path) => for_both(SqliteStore::open(path).await?),
     };
     let (audit, log) = AuditLog::new(entries);
-    let tokens =
-        TokenManager::builder(store).with_roles(roles(settings)).with_audit((TracingSink, audit)).build();
-    Ok((tokens, log))
+    let builder = TokenManager::builder(store).with_roles(roles(settings)).with_audit((TracingSink, audit));
+    let builder = match settings.watch {
+        true => builder.with_watch(Watch::default().with_user_agents(true)),
+        false => builder,
+    };
+    Ok((builder.build(), log))
 }
 
 /// One store for the tokens and the audit log.

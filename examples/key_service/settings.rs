@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) trusted_proxies: Option<TrustedProxies>,
     pub(crate) failure_limit: Option<FailureLimit>,
     pub(crate) debug_ownership: bool,
+    /// Whether unusual use of keys raises alerts.
+    pub(crate) watch: bool,
     pub(crate) bootstrap: BootstrapMode,
     /// With one the service starts even without its store.
     pub(crate) emergency: Option<EmergencyAuth>,
@@ -82,7 +84,7 @@ const NEED_KEYS: [&str; 6] = [
 ];
 
 /// Every variable that is read here.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "KEYWARD_LISTEN",
     "KEYWARD_DATABASE_URL",
     "KEYWARD_ADMIN_USERS",
@@ -90,6 +92,7 @@ const KNOWN: [&str; 18] = [
     "KEYWARD_CLIENT_IP_HEADER",
     "KEYWARD_DEBUG_OWNERSHIP",
     "KEYWARD_MAX_FAILURES_PER_MINUTE",
+    "KEYWARD_WATCH",
     "KEYWARD_BOOTSTRAP",
     "KEYWARD_EMERGENCY_KEY_SHA256",
     "KEYWARD_EMERGENCY_IPS",
@@ -144,6 +147,10 @@ impl Settings {
                 "KEYWARD_DEBUG_OWNERSHIP",
                 get("KEYWARD_DEBUG_OWNERSHIP")?.as_deref(),
             )?,
+            watch: match get("KEYWARD_WATCH")?.as_deref() {
+                None | Some("") => true,
+                value => parse_switch("KEYWARD_WATCH", value)?,
+            },
             bootstrap: parse_bootstrap(get("KEYWARD_BOOTSTRAP")?.as_deref())?,
             emergency: parse_emergency(&get)?,
             jwt: JwtSettings::read(&get)?,
@@ -361,7 +368,8 @@ mod tests {
         assert_eq!(settings.listen, "127.0.0.1:3000");
         assert!(matches!(settings.database, Database::Sqlite(path) if path.ends_with("keyward.db")));
         assert!(settings.static_tokens.is_none() && !settings.debug_ownership);
-        assert!(settings.failure_limit.is_some());
+        assert!(settings.failure_limit.is_some() && settings.watch);
+        assert!(!read(&[("KEYWARD_WATCH", "false")]).unwrap().watch);
         assert!(read(&[("KEYWARD_MAX_FAILURES_PER_MINUTE", "0")]).unwrap().failure_limit.is_none());
     }
 
@@ -421,6 +429,7 @@ mod tests {
             ("KEYWARD_DEBUG_OWNERSHIP", "yes"),
             ("KEYWARD_MAX_FAILURES_PER_MINUTE", "-1"),
             ("KEYWARD_MAX_FAILURES_PER_MINUTE", "many"),
+            ("KEYWARD_WATCH", "often"),
             ("KEYWARD_BOOTSTRAP", "anybody"),
             ("KEYWARD_BOOTSTRAP", ""),
             ("KEYWARD_EMERGENCY_KEY_SHA256", ""),

@@ -35,7 +35,7 @@ impl Noticing {
         let tracker = self.trackers.of(&record.id, now);
         tracker.absorb(record.habits.as_deref(), record.request_count);
         if let Some(ip) = record.created_ip {
-            tracker.suppose(Network::of(ip), record.created_at);
+            tracker.suppose(Network::of(ip));
         }
         tracker
     }

@@ -57,11 +57,11 @@ impl Tracker {
         state.total = state.total.max(request_count);
     }
 
-    /// Knows `network` before the first use.
-    pub(crate) fn suppose(&self, network: Network, at: UnixTime) {
+    /// Knows `network` before the first use. Nothing was used from there yet.
+    pub(crate) fn suppose(&self, network: Network) {
         let mut state = self.lock();
         if state.habits.since.is_none() && state.habits.networks.is_empty() {
-            state.habits.networks.push((network, at).into());
+            state.habits.networks.push((network, UnixTime::EPOCH).into());
         }
     }
 
