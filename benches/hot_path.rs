@@ -17,6 +17,8 @@
 //! | `hit_owner_rate` | `hit` where all keys of a user share a rate limit; the response says where it stands |
 //! | `hit_everything` | `hit_example` with a key that has addresses, a rate limit and a quota, and the user's rate limit |
 //! | `hit_suspect` | `hit_ip` from an address that has failed too often |
+//! | `hit_watch`, `hit_agent` | `hit_ip` with new networks, sharing and spikes watched; with user agents as well |
+//! | `hit_moving` | `hit_watch` with a key that comes from two addresses by turns |
 //! | `miss` | the layer with a cache that forgets at once, the memory store behind it |
 //! | `junk_checksum`, `junk_prefix` | keys that were never issued, as far as the verdict |
 //! | `junk_counted`, `junk_over` | `junk_checksum` and the count of its failure, below the limit and beyond it |
@@ -38,7 +40,9 @@ mod runs;
 #[path = "support/turns.rs"]
 mod turns;
 
-use std::{hint::black_box, num::NonZeroU32, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    cell::Cell, hint::black_box, net::Ipv4Addr, num::NonZeroU32, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use http::{Extensions, Request, StatusCode};
 use keyward::{
@@ -53,6 +57,7 @@ use keyward::{
     store::MemoryStore,
     testing::ManualClock,
     time::{Clock, SystemClock},
+    watch::Watch,
 };
 use tower::Layer;
 
@@ -87,6 +92,9 @@ const CASES: &[Case] = &[
     ("hit_unguarded", hit_unguarded),
     ("hit_everything", hit_everything),
     ("hit_suspect", hit_suspect),
+    ("hit_watch", hit_watch),
+    ("hit_agent", hit_agent),
+    ("hit_moving", hit_moving),
     ("miss", miss),
     ("junk_checksum", junk_checksum),
     ("junk_prefix", junk_prefix),
@@ -111,6 +119,11 @@ fn judge(results: &Results) -> Report {
         ("junk_counted", "floor", 1.0, 1.0, Gate::Must),
         ("junk_over", "floor", 1.0, 1.0, Gate::Must),
         ("hit_suspect", "hit_ip", 1.01, 1.1, Gate::Must),
+        ("hit_watch", "floor_ip", 1.25, 1.3, Gate::Must),
+        ("hit_watch", "hit_ip", 0.0, 0.0, Gate::Told),
+        ("hit_agent", "floor_ip", 1.25, 1.3, Gate::Must),
+        ("hit_agent", "hit_watch", 0.0, 0.0, Gate::Told),
+        ("hit_moving", "hit_watch", 0.0, 0.0, Gate::Told),
         ("hit_rate", "hit", 0.0, 0.0, Gate::Told),
         ("hit_quota", "hit", 0.0, 0.0, Gate::Told),
         ("hit_owner_rate", "hit", 0.0, 0.0, Gate::Told),
@@ -134,6 +147,9 @@ fn judge(results: &Results) -> Report {
         ("hit_ip", "floor_ip"),
         ("hit_example", "floor_peer"),
         ("hit_suspect", "floor_ip"),
+        ("hit_watch", "floor_ip"),
+        ("hit_agent", "floor_ip"),
+        ("hit_moving", "floor_ip"),
         ("junk_checksum", "none"),
         ("junk_prefix", "none"),
         ("junk_counted", "none"),
@@ -184,7 +200,15 @@ fn none() -> Run {
 
 /// The layer with its defaults, and a principal that it made.
 fn keyward_hit(new: NewToken, fresh: fn() -> Extensions) -> (AuthLayer, String, Principal) {
-    let (tokens, key, _) = manager_with_key(TokenManager::builder(MemoryStore::new()), new);
+    keyward_hit_of(TokenManager::builder(MemoryStore::new()), new, fresh)
+}
+
+fn keyward_hit_of(
+    builder: TokenManagerBuilder,
+    new: NewToken,
+    fresh: fn() -> Extensions,
+) -> (AuthLayer, String, Principal) {
+    let (tokens, key, _) = manager_with_key(builder, new);
     let layer = AuthLayer::new(ApiKeyAuth::new(&tokens));
     let mut first = request(&key);
     *first.extensions_mut() = fresh();
@@ -290,6 +314,32 @@ fn floor_ip() -> Run {
 fn hit_ip() -> Run {
     let (layer, key, _) = keyward_hit(limited(), with_peer);
     accepted(layer.layer(NoOp), request(&key), with_peer, 3)
+}
+
+/// `hit_ip` with somebody who watches.
+fn watched(watch: Watch, fresh: fn() -> Extensions) -> Run {
+    let builder = TokenManager::builder(MemoryStore::new()).with_watch(watch);
+    let (layer, key, _) = keyward_hit_of(builder, limited(), fresh);
+    accepted(layer.layer(NoOp), request(&key), fresh, 3)
+}
+
+fn hit_watch() -> Run {
+    watched(Watch::default(), with_peer)
+}
+
+fn hit_agent() -> Run {
+    watched(Watch::default().with_user_agents(true), with_peer)
+}
+
+fn hit_moving() -> Run {
+    thread_local!(static ODD: Cell<bool> = const { Cell::new(false) });
+    watched(Watch::default(), || {
+        let mut extensions = with_peer();
+        if ODD.replace(!ODD.get()) {
+            extensions.insert(PeerAddr((Ipv4Addr::new(198, 51, 100, 9), 50_000).into()));
+        }
+        extensions
+    })
 }
 
 /// A clock that stands still, so that no usage is written meanwhile and what is fresh stays so.

@@ -19,6 +19,8 @@ use crate::{
     time::{Clock, SystemClock, UnixTime},
 };
 
+mod alert;
+mod episodes;
 mod fan_out;
 mod json;
 mod note;
@@ -26,6 +28,8 @@ mod note;
 mod request;
 mod tracing_sink;
 
+pub use alert::Alert;
+pub(crate) use episodes::Episodes;
 #[cfg(feature = "api")]
 pub(crate) use request::InRequest;
 pub use tracing_sink::TracingSink;
@@ -159,41 +163,6 @@ pub enum EventKind {
     Alert(Alert),
 }
 
-/// What a person should look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Alert {
-    /// A user asked for a resource or token of somebody else, and was told that there is none.
-    ForeignAccess,
-    /// A store returned somebody else's record; it was dropped.
-    ForeignRecord,
-    /// A revoked token was presented.
-    RevokedTokenUsed,
-    /// More credentials from one address were wrong than allowed; said once until it keeps to the limit for a
-    /// minute.
-    BruteForce,
-    /// The store stopped answering; said once until a call of any kind succeeds again.
-    StoreUnavailable,
-    /// The store answers again.
-    StoreRecovered,
-    /// The keys of a JWT issuer cannot be fetched; said once until they can be again.
-    KeysUnavailable,
-    /// The keys of a JWT issuer can be fetched again.
-    KeysRecovered,
-    /// An issuer's key set holds a key that must not be there, such as a symmetric one; it is not used.
-    KeyRefused,
-    /// The stored audit log is not what was written; the reason says which entry.
-    AuditTampered,
-    /// The application's own source of users stopped answering; said once until it answers again.
-    DirectoryUnavailable,
-    /// The application's own source of users answers again.
-    DirectoryRecovered,
-    /// The emergency key was used; the event's reason is the one that was given.
-    EmergencyUse,
-    /// The emergency key was presented and refused; the event's reason says why.
-    EmergencyRefused,
-}
-
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -273,7 +242,7 @@ impl EventKind {
         }
     }
 
-    /// How many tokens, entries, events or days it is about, where that is a number of its own.
+    /// How many tokens, entries, events, days, requests or networks it is about, where that is a number of its own.
     #[must_use]
     pub const fn count(self) -> Option<u64> {
         match self {
@@ -283,7 +252,9 @@ impl EventKind {
             | Self::UserOffboarded(count)
             | Self::AuditVerified(count)
             | Self::AuditPruned(count)
-            | Self::AuditDropped { events: count, .. } => Some(count),
+            | Self::AuditDropped { events: count, .. }
+            | Self::Alert(Alert::UsageSpike { requests: count, .. }) => Some(count),
+            Self::Alert(Alert::SharedToken { networks, .. }) => Some(networks as u64),
             _ => None,
         }
     }
@@ -294,49 +265,6 @@ impl EventKind {
         match self {
             Self::OperationRefused(refusal) | Self::AccessRefused(refusal) => Some(refusal),
             _ => None,
-        }
-    }
-}
-
-impl Alert {
-    /// The stable name of this alert, such as `foreign_access`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ForeignAccess => "foreign_access",
-            Self::ForeignRecord => "foreign_record",
-            Self::RevokedTokenUsed => "revoked_token_used",
-            Self::BruteForce => "brute_force",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::StoreRecovered => "store_recovered",
-            Self::KeysUnavailable => "keys_unavailable",
-            Self::KeysRecovered => "keys_recovered",
-            Self::KeyRefused => "key_refused",
-            Self::AuditTampered => "audit_tampered",
-            Self::DirectoryUnavailable => "directory_unavailable",
-            Self::DirectoryRecovered => "directory_recovered",
-            Self::EmergencyUse => "emergency_use",
-            Self::EmergencyRefused => "emergency_refused",
-        }
-    }
-
-    /// How it ended: whether what raised this alert was done, refused or did not work.
-    #[must_use]
-    pub const fn outcome(self) -> Outcome {
-        match self {
-            Self::StoreRecovered | Self::KeysRecovered | Self::DirectoryRecovered | Self::EmergencyUse => {
-                Outcome::Success
-            }
-            Self::ForeignAccess
-            | Self::ForeignRecord
-            | Self::RevokedTokenUsed
-            | Self::BruteForce
-            | Self::KeyRefused
-            | Self::EmergencyRefused => Outcome::Refused,
-            Self::StoreUnavailable
-            | Self::KeysUnavailable
-            | Self::DirectoryUnavailable
-            | Self::AuditTampered => Outcome::Failed,
         }
     }
 }

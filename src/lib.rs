@@ -134,6 +134,7 @@ pub mod store;
 pub mod testing;
 pub mod time;
 pub mod token;
+pub mod watch;
 
 pub use crate::{
     error::{AuthError, AuthErrorKind, ConfigError, NotOwner},

@@ -210,6 +210,8 @@ async fn what_is_answered_401_to_a_credential_is_a_failure_and_nothing_else() {
         ("an expired token", bearer(&expired), 401, true),
         ("no credential", ("accept", "*/*".into()), 401, false),
         ("another scheme", ("authorization", "Basic YTpi".into()), 401, false),
+        ("an empty key", key(""), 401, false),
+        ("nothing after the scheme", bearer(""), 401, false),
         ("two words", ("authorization", "Bearer a b".into()), 400, false),
         ("from elsewhere", key(bound.key.expose()), 403, false),
         ("beyond its own limit", key(slow.key.expose()), 429, false),

@@ -183,6 +183,10 @@ enum Flaw {
     WarnsSeveral,
     ForgetsRenewals,
     WarnsAfterRenewal,
+    CutsHabits,
+    UseForgetsHabits,
+    UseReplacesHabits,
+    ChangesForgetHabits,
 }
 
 /// Ways to get a store wrong, and promises that each breaks.
@@ -304,6 +308,10 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::WarnsOfTheDead, &["warning::nobody_is_warned_without_need"]),
     (Flaw::WarnsOfTooMany, &["warning::steps_give_out_each_warning_once"]),
     (Flaw::ForgetsRenewals, &["warning::a_renewal_starts_anew"]),
+    (Flaw::CutsHabits, &["noticing::habits_come_back"]),
+    (Flaw::UseForgetsHabits, &["noticing::what_is_noticed_is_added_up"]),
+    (Flaw::UseReplacesHabits, &["noticing::what_is_noticed_is_added_up"]),
+    (Flaw::ChangesForgetHabits, &["noticing::habits_stay_whatever_changes"]),
     (Flaw::WarnsAfterRenewal, &["warning::a_renewal_starts_anew"]),
 ];
 
@@ -497,6 +505,11 @@ impl FlawedStore {
         if self.has(Flaw::TakesNothingForAll) && record.scopes == Grant::Only(ScopeSet::empty()) {
             record.scopes = Grant::All;
         }
+        if self.has(Flaw::CutsHabits)
+            && let Some(habits) = &mut record.habits
+        {
+            habits.networks.truncate(4);
+        }
         self.note_owner(&record.owner);
         records.insert(record.id, record);
         Ok(())
@@ -602,6 +615,9 @@ impl TokenStore for FlawedStore {
             change.disabled_at = change.disabled_at.filter(Option::is_some);
         }
         change.apply(record)?;
+        if self.has(Flaw::ChangesForgetHabits) {
+            record.habits = None;
+        }
         if self.has(Flaw::EnablesRevoked) && change.disabled_at == Some(None) {
             record.revoked_at = None;
         }
@@ -858,6 +874,8 @@ impl TokenStore for FlawedStore {
                 Some(Flaw::UseShortens) => record.expires_at = usage.renewed_to.or(before.expires_at),
                 Some(Flaw::UseCountsAsChange) => record.revision += 1,
                 Some(Flaw::UseForgetsQuotas) => record.quota_use = before.quota_use,
+                Some(Flaw::UseForgetsHabits) => record.habits = before.habits,
+                Some(Flaw::UseReplacesHabits) => record.habits = usage.habits.clone(),
                 Some(Flaw::UseMixesQuotas) => record.quota_use = usage.quota.or(before.quota_use),
                 _ => {}
             }

@@ -23,6 +23,7 @@ use keyward::{
     scope::RoleSet,
     store::{AuditStore, MemoryStore, SqliteOptions, SqliteStore, TokenStore},
     token::TokenClass,
+    watch::Watch,
 };
 use tokio::{net::TcpListener, signal, sync::watch};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -138,8 +139,13 @@ async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Bo
         Database::Sqlite(path) => for_both(SqliteStore::open(path).await?),
     };
     let (audit, log) = AuditLog::builder(entries).with_clock(clock()).build();
-    let tokens = TokenManager::builder(store).with_clock(clock()).with_roles(roles(settings));
-    Ok((tokens.with_audit((TracingSink, audit)).build(), log))
+    let builder = TokenManager::builder(store).with_clock(clock()).with_roles(roles(settings));
+    let builder = builder.with_audit((TracingSink, audit));
+    let builder = match settings.watch {
+        true => builder.with_watch(Watch::default().with_user_agents(true)),
+        false => builder,
+    };
+    Ok((builder.build(), log))
 }
 
 /// One store for the tokens and the audit log.

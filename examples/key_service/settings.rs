@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) trusted_proxies: Option<TrustedProxies>,
     pub(crate) failure_limit: Option<FailureLimit>,
     pub(crate) debug_ownership: bool,
+    /// Whether unusual use of keys raises alerts.
+    pub(crate) watch: bool,
     pub(crate) bootstrap: BootstrapMode,
     /// With one the service starts even without its store.
     pub(crate) emergency: Option<EmergencyAuth>,
@@ -83,6 +85,7 @@ impl Settings {
             failure_limit: NonZeroU32::new(config.number("max_failures_per_minute", 0..=u32::MAX).or(100))
                 .map(FailureLimit::per_minute),
             debug_ownership: config.switch("debug_ownership").or(false),
+            watch: config.switch("watch").or(true),
             bootstrap: config.value("bootstrap").refuse_empty().or(BootstrapMode::Admin),
             emergency: read_emergency(config),
             jwt: JwtSettings::read(config),
@@ -268,7 +271,8 @@ mod tests {
         assert_eq!(settings.listen, "127.0.0.1:3000");
         assert!(matches!(settings.database, Database::Sqlite(path) if path.ends_with("keyward.db")));
         assert!(settings.static_tokens.is_none() && !settings.debug_ownership);
-        assert!(settings.failure_limit.is_some());
+        assert!(settings.failure_limit.is_some() && settings.watch);
+        assert!(!read(&[("KEYWARD_WATCH", "false")]).unwrap().watch);
         assert!(read(&[("KEYWARD_MAX_FAILURES_PER_MINUTE", "0")]).unwrap().failure_limit.is_none());
     }
 
@@ -320,6 +324,7 @@ mod tests {
             ("KEYWARD_DEBUG_OWNERSHIP", "yes"),
             ("KEYWARD_MAX_FAILURES_PER_MINUTE", "-1"),
             ("KEYWARD_MAX_FAILURES_PER_MINUTE", "many"),
+            ("KEYWARD_WATCH", "often"),
             ("KEYWARD_BOOTSTRAP", "anybody"),
             ("KEYWARD_BOOTSTRAP", ""),
             ("KEYWARD_EMERGENCY_KEY_SHA256", ""),

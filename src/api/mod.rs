@@ -18,7 +18,7 @@
 //!
 //! | keys of all users, below the mount point | |
 //! |---|---|
-//! | `POST /` | creates one: `user_id`, and as above |
+//! | `POST /` | creates one: `user_id`, `honeytoken`, and as above |
 //! | `GET /?user_id&cursor&limit&status&expiring_within_days&unused_for_days` | lists them |
 //! | `DELETE /{id}?cascade` | revokes one; with `cascade=true` also what was made through it, whose ever it is |
 //!
@@ -232,17 +232,8 @@ async fn list(
     State(tokens): State<TokenManager>,
     params: Params<ListParams>,
 ) -> Result<Response, ApiError> {
-    let query = request::params(params)?.into_query()?;
-    answer_list(&tokens, &me, query).await
-}
-
-async fn answer_list<'a>(
-    tokens: &TokenManager,
-    actor: impl Into<Actor<'a>>,
-    query: crate::manage::ListQuery,
-) -> Result<Response, ApiError> {
-    let page = tokens.list(actor, query).await?;
-    Ok(Json(TokenList::new(tokens, &page)).into_response())
+    let page = tokens.list(&me, request::params(params)?.into_query()?).await?;
+    Ok(Json(TokenList::new(&tokens, &page)).into_response())
 }
 
 async fn show(
@@ -324,8 +315,8 @@ async fn list_all(
     State(tokens): State<TokenManager>,
     params: Params<AdminList>,
 ) -> Result<Response, ApiError> {
-    let query = request::params(params)?.into_query()?;
-    answer_list(&tokens, &me.admin(reason.0)?, query).await
+    let page = tokens.list(&me.admin(reason.0)?, request::params(params)?.into_query()?).await?;
+    Ok(Json(TokenList::for_admin(&tokens, &page)).into_response())
 }
 
 async fn create_for(
@@ -336,7 +327,7 @@ async fn create_for(
 ) -> Result<Response, ApiError> {
     let new = body.0.into_new_token()?;
     let issued = tokens.create(&me.admin(reason.0)?, new).await?;
-    Ok(created(&Issued::new(&tokens, &issued)))
+    Ok(created(&Issued::for_admin(&tokens, &issued)))
 }
 
 async fn revoke_any(

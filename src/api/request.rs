@@ -71,13 +71,16 @@ pub(super) struct CreateForBody {
     allowed_ips: Option<Vec<String>>,
     metadata: Option<Metadata>,
     limits: Option<Limits>,
+    #[serde(default)]
+    honeytoken: bool,
 }
 
 impl CreateForBody {
     pub(super) fn into_new_token(self) -> Result<NewToken, ApiError> {
-        let Self { user_id, name, scopes, expires_in_days, allowed_ips, metadata, limits } = self;
+        let Self { user_id, name, scopes, expires_in_days, allowed_ips, metadata, limits, honeytoken } = self;
         let own = CreateBody { name, scopes, expires_in_days, allowed_ips, metadata, limits, child: false };
-        Ok(own.into_new_token()?.for_user(read_user(&user_id)?))
+        let new = own.into_new_token()?.for_user(read_user(&user_id)?);
+        Ok(if honeytoken { new.as_honeytoken() } else { new })
     }
 }
 

@@ -40,6 +40,9 @@ pub(super) struct TokenView<'a> {
     revoked_at: Option<UnixTime>,
     successor_id: Option<TokenId>,
     status: TokenStatus,
+    /// For administrators only: to all others a trap looks like any key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    honeytoken: Option<bool>,
 }
 
 impl<'a> TokenView<'a> {
@@ -68,7 +71,12 @@ impl<'a> TokenView<'a> {
             revoked_at: record.revoked_at,
             successor_id: record.successor,
             status: tokens.status(record),
+            honeytoken: None,
         }
+    }
+
+    fn for_admin(self, record: &TokenRecord) -> Self {
+        Self { honeytoken: Some(record.honeytoken), ..self }
     }
 }
 
@@ -83,6 +91,11 @@ pub(super) struct Issued<'a> {
 impl<'a> Issued<'a> {
     pub(super) fn new(tokens: &TokenManager, issued: &'a IssuedToken) -> Self {
         Self { key: issued.key.expose(), token: TokenView::new(tokens, &issued.record) }
+    }
+
+    pub(super) fn for_admin(tokens: &TokenManager, issued: &'a IssuedToken) -> Self {
+        let Self { key, token } = Self::new(tokens, issued);
+        Self { key, token: token.for_admin(&issued.record) }
     }
 }
 
@@ -109,6 +122,12 @@ pub(super) struct TokenList<'a> {
 impl<'a> TokenList<'a> {
     pub(super) fn new(tokens: &TokenManager, page: &'a TokenPage) -> Self {
         let views = page.tokens.iter().map(|record| TokenView::new(tokens, record)).collect();
+        Self { tokens: views, next_cursor: page.next_cursor }
+    }
+
+    pub(super) fn for_admin(tokens: &TokenManager, page: &'a TokenPage) -> Self {
+        let views =
+            page.tokens.iter().map(|record| TokenView::new(tokens, record).for_admin(record)).collect();
         Self { tokens: views, next_cursor: page.next_cursor }
     }
 }

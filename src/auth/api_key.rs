@@ -2,21 +2,21 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
     auth::{Authenticator, RequestHead, Revocations, Verdict},
     count::{self, Cache},
     error::{AuthError, AuthErrorKind, Refusal, Scheme},
-    event::{Alert, Audit, Event},
+    event::Audit,
+    id::is_printable,
     limit::{Exceeded, Limiter},
     principal::{Credential, Principal},
-    store::{
-        TokenLookup,
-        cache::{Cached, Dead},
-    },
+    secret::without_secrets,
+    store::{TokenLookup, cache::Cached},
     time::UnixTime,
     token::Shape,
+    watch::{agent_words, fingerprint},
 };
 
 /// For how long before its expiry responses say when a key expires.
@@ -74,11 +74,17 @@ impl Authenticator for ApiKeyAuth {
         match self.lookup.cached(&digest, now) {
             Cached::Live(credential) => {
                 count::hit(Cache::ApiKey);
-                Verdict::Decided(self.admit(credential, now, head.client_ip, head.method))
+                let admitted = self.admit(credential, now, head.client_ip, head.method);
+                if self.lookup.watches_agents()
+                    && let Ok(principal) = &admitted
+                {
+                    self.meet_agent(principal.credential(), head, now);
+                }
+                Verdict::Decided(admitted)
             }
             Cached::Dead(dead) => {
                 count::hit(Cache::Refused);
-                Verdict::Decided(Err(self.refuse(&dead, head.client_ip).by(Scheme::ApiKey)))
+                Verdict::Decided(Err(self.lookup.refuse(&dead, head.client_ip).by(Scheme::ApiKey)))
             }
             Cached::Miss => {
                 count::missed(Cache::ApiKey);
@@ -86,12 +92,16 @@ impl Authenticator for ApiKeyAuth {
                     head.note_known();
                 }
                 let (auth, client_ip, method) = (self.clone(), head.client_ip, head.method.clone());
+                let agent = self.lookup.watches_agents().then(|| self.agent(head)).flatten();
                 Verdict::Pending(Box::pin(async move {
-                    let credential = auth.lookup.load(digest).await.map_err(|error| {
-                        auth.alert_revoked(&error, client_ip);
-                        error.by(Scheme::ApiKey)
-                    })?;
-                    auth.admit(credential, auth.lookup.now(), client_ip, &method)
+                    let credential = auth.lookup.load(digest, client_ip).await;
+                    let credential = credential.map_err(|error| error.by(Scheme::ApiKey))?;
+                    let now = auth.lookup.now();
+                    let principal = auth.admit(credential, now, client_ip, &method)?;
+                    if let Some(agent) = agent {
+                        auth.note_agent(principal.credential(), &agent, client_ip, now);
+                    }
+                    Ok(principal)
                 }))
             }
         }
@@ -138,19 +148,57 @@ impl ApiKeyAuth {
         }
         Ok(principal)
     }
+}
 
-    fn refuse(&self, dead: &Dead, client_ip: Option<IpAddr>) -> AuthError {
-        let error = dead.error();
-        self.alert_revoked(&error, client_ip);
-        error
-    }
+/// The program that presents a key.
+struct Agent {
+    /// What stands for all of its text.
+    print: u64,
+    /// What stands for it, whichever its version.
+    words: u64,
+    /// As much of its text as may be told.
+    excerpt: String,
+}
 
-    fn alert_revoked(&self, error: &AuthError, client_ip: Option<IpAddr>) {
-        if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner()) {
-            let event = Event::alert(Alert::RevokedTokenUsed).owned_by(owner).token(error.token());
-            self.lookup.inner().audit.emit(event.at_ip(client_ip));
+impl ApiKeyAuth {
+    #[inline]
+    fn meet_agent(&self, credential: &Credential, head: &RequestHead<'_>, now: UnixTime) {
+        if let (Some(tracker), Some(text)) = (credential.tracker(), head.headers.get(header::USER_AGENT))
+            && !tracker.is_same_agent(fingerprint(text.as_bytes()))
+            && let Some(agent) = self.agent(head)
+        {
+            self.note_agent(credential, &agent, head.client_ip, now);
         }
     }
+
+    #[cold]
+    fn agent(&self, head: &RequestHead<'_>) -> Option<Agent> {
+        let text = head.headers.get(header::USER_AGENT)?.as_bytes();
+        let lossy = String::from_utf8_lossy(text);
+        let hides = head.shares_text_with_credential(&lossy) || self.lookup.inner().format.finds_key(&lossy);
+        let excerpt =
+            if hides { "not told, since a credential is in it".to_owned() } else { excerpt(&lossy) };
+        Some(Agent { print: fingerprint(text), words: agent_words(text), excerpt })
+    }
+
+    #[cold]
+    fn note_agent(&self, credential: &Credential, agent: &Agent, client_ip: Option<IpAddr>, now: UnixTime) {
+        let Some(tracker) = credential.tracker() else { return };
+        // While somebody else is at it the next request will do.
+        if let Ok(Some(finding)) = tracker.meet(agent.print, agent.words, now) {
+            self.lookup.tell(credential, client_ip, finding, &agent.excerpt);
+        }
+    }
+}
+
+/// The beginning of a text that a client chose, without what may be a secret: long words are cut.
+fn excerpt(text: &str) -> String {
+    let words = text.split_whitespace().map(|word| match word.char_indices().nth(40) {
+        Some(_) => word.chars().take(4).chain(['…']).collect(),
+        None => without_secrets(word),
+    });
+    let text = words.collect::<Vec<_>>().join(" ");
+    text.chars().filter(|c| is_printable(c.encode_utf8(&mut [0; 4]))).take(64).collect()
 }
 
 /// Tells the caller that the key will not work much longer.

@@ -159,8 +159,9 @@ impl CredentialReader {
     /// The one credential of a request, `None` if there is none.
     ///
     /// # Errors
-    /// [`AuthErrorKind::BadRequest`] for more than one or an unreadable one, [`AuthErrorKind::Invalid`]
-    /// for an empty one, [`AuthErrorKind::Forbidden`] for a cookie from another site.
+    /// [`AuthErrorKind::BadRequest`] for more than one or an unreadable one, [`AuthErrorKind::Missing`]
+    /// for an empty one, [`AuthErrorKind::Invalid`] for one that is too long, [`AuthErrorKind::Forbidden`] for a
+    /// cookie from another site.
     pub fn read<'a>(
         &self,
         method: &Method,
@@ -265,10 +266,12 @@ fn read_key(value: &HeaderValue) -> Result<Presented<'_>, AuthError> {
 
 #[inline]
 fn read_token(token: &[u8]) -> Result<Word<'_>, AuthError> {
-    if (1..=MAX_BYTES).contains(&token.len()) {
-        Ok(Word(token))
-    } else {
-        Err(AuthError::invalid(Refusal::Unreadable))
+    match token.len() {
+        1..=MAX_BYTES => Ok(Word(token)),
+        // Nothing was guessed. Yet it is refused where a request without a credential would pass: somebody meant
+        // to send one.
+        0 => Err(AuthError::because(AuthErrorKind::Missing, Refusal::NoCredential)),
+        _ => Err(AuthError::invalid(Refusal::Unreadable)),
     }
 }
 

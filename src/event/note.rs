@@ -8,7 +8,7 @@ pub(super) fn count(kind: EventKind) {
     match kind {
         EventKind::AccessGranted | EventKind::AccessRefused(_) => {}
         EventKind::Alert(alert) => {
-            Alert::ALL.iter().position(|one| *one == alert).into_iter().for_each(count::raised);
+            Alert::KINDS.iter().position(|kind| *kind == alert.name()).into_iter().for_each(count::raised);
         }
         kind => count::EVENTS.add(kind.name()),
     }
@@ -16,13 +16,14 @@ pub(super) fn count(kind: EventKind) {
 
 /// Every kind of alert; the compiler names one that is missing here.
 macro_rules! alerts {
-    ($($alert:ident)+) => {
+    ($($alert:ident $({ $($fact:ident),+ })?)+) => {
         impl Alert {
-            pub(crate) const ALL: &[Self] = &[$(Self::$alert),+];
+            /// The names of all kinds.
+            pub(crate) const KINDS: &[&str] = &[$(Self::$alert $({ $($fact: 0),+ })?.name()),+];
 
             const fn _is_listed(self) {
                 match self {
-                    $(Self::$alert => {})+
+                    $(Self::$alert { .. } => {})+
                 }
             }
         }
@@ -30,7 +31,8 @@ macro_rules! alerts {
 }
 
 alerts! {
-    ForeignAccess ForeignRecord RevokedTokenUsed BruteForce
+    ForeignAccess ForeignRecord RevokedTokenUsed RotatedTokenUsed HoneytokenUsed BruteForce
+    NewNetwork NewUserAgent SharedToken { networks, seconds } UsageSpike { requests, usual }
     StoreUnavailable StoreRecovered KeysUnavailable KeysRecovered KeyRefused
     AuditTampered DirectoryUnavailable DirectoryRecovered EmergencyUse EmergencyRefused
 }

@@ -400,6 +400,7 @@ impl JwtBuilder<Said, Said> {
             adoption,
             clock,
             audit,
+            episodes: Arc::default(),
         }))
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     event::{Alert, Audit, Event},
     metrics,
     principal::Principal,
+    secret::TokenDigest,
     time::UnixTime,
 };
 
@@ -225,9 +226,16 @@ impl JwtAuth {
         Ok(())
     }
 
-    /// A refusal of this authenticator; a revoked token raises an alert.
-    fn refused(&self, error: AuthError, head_ip: Option<std::net::IpAddr>) -> AuthError {
-        if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner()) {
+    /// A refusal of this authenticator. It says that a revoked token is used, once an hour of each at most.
+    #[cold]
+    fn refused(&self, token: &[u8], error: AuthError, head_ip: Option<std::net::IpAddr>) -> AuthError {
+        let begins = || {
+            let (audit, digest) = (&self.verifier.audit, TokenDigest::of(token));
+            self.verifier.episodes.begins(digest.prefix(), audit.now())
+        };
+        if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner())
+            && begins()
+        {
             let event = Event::alert(Alert::RevokedTokenUsed).owned_by(owner).at_ip(head_ip);
             self.verifier.audit.emit(event);
         }
@@ -247,7 +255,7 @@ impl Authenticator for JwtAuth {
         let now = self.verifier.clock.now();
         if let Some(verdict) = self.verifier.seen_before(token, head, now) {
             count::hit(Cache::Jwt);
-            return Verdict::Decided(verdict.map_err(|error| self.refused(error, head.client_ip)));
+            return Verdict::Decided(verdict.map_err(|error| self.refused(token, error, head.client_ip)));
         }
         match Parts::of(token) {
             Some(parts) => self.verify(&parts, head, now),
@@ -315,7 +323,7 @@ impl JwtAuth {
             self.verifier.verified.forget(token);
         }
         let admitted = verdict.and_then(|credential| self.verifier.admit(&credential, head));
-        admitted.map_err(|error| self.refused(error, head.client_ip))
+        admitted.map_err(|error| self.refused(token, error, head.client_ip))
     }
 }
 

@@ -43,6 +43,7 @@ pub(super) fn join(auths: &[Arc<Verifier>]) -> Result<Verifier, ConfigError> {
         verified: Arc::new(VerifiedTokens::new(cache_bytes, random_seed()?)),
         cache_bytes,
         adoption: Adoption::new(first_chosen.is_some()),
+        episodes: Arc::default(),
         revocations,
         clock: first.clock.clone(),
         audit: first.audit.clone(),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     auth::{Adoption, JwtSubject, RequestHead, Revocations, Subject},
     error::{AuthError, AuthErrorKind, Refusal},
-    event::Audit,
+    event::{Audit, Episodes},
     id::UserId,
     principal::{AuthMethod, Credential, JwtClaims, Principal, RoleDirectory},
     secret::TokenDigest,
@@ -79,6 +79,8 @@ pub(super) struct Verifier {
     /// Each clone's own, until it is filled: two stores may know different users.
     pub(super) revocations: OnceLock<Arc<dyn Revocations>>,
     pub(super) adoption: Adoption,
+    /// Which revoked tokens are presented, and were told of.
+    pub(super) episodes: Arc<Episodes>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) audit: Audit,
 }

@@ -34,11 +34,12 @@ mod suspects;
 
 pub use failures::FailureLimit;
 pub(crate) use failures::{Entry, Turn, Waited, too_many};
-pub(crate) use gcra::RateMeter;
 #[cfg(feature = "api")]
-pub(crate) use gcra::{Gcra, nanos};
+pub(crate) use gcra::Gcra;
+pub(crate) use gcra::RateMeter;
+pub(crate) use gcra::nanos;
 pub(crate) use limiter::{Exceeded, Limiter, TokenMeter};
-pub(crate) use meters::Meters;
+pub(crate) use meters::{Meter, Meters};
 pub use quota::QuotaUse;
 pub(crate) use suspects::Over;
 #[cfg(feature = "api")]

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     error::ConfigError,
-    event::{Audit, AuditSink, TracingSink},
+    event::{Audit, AuditSink, Episodes, TracingSink},
     id::TokenIds,
     limit::{Meters, RateLimit},
     manage::{Issuing, TokenManager, maintenance::Maintenance},
@@ -16,10 +16,11 @@ use crate::{
     secret::Pepper,
     store::{
         TokenLookup, TokenStore, UserDirectory, cache::TokenCache, denied::Denied, directory::Directory,
-        lookup::Inner, state::StoreState, usage::UsageQueue,
+        lookup::Inner, noticing::Noticing, state::StoreState, usage::UsageQueue,
     },
     time::{Clock, SystemClock},
     token::{KeyFormat, Lifetimes},
+    watch::Watch,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -72,6 +73,7 @@ pub struct TokenManagerBuilder {
     retention: Duration,
     warnings: Vec<Duration>,
     owner_rate: Option<RateLimit>,
+    watch: Option<Watch>,
 }
 
 impl fmt::Debug for TokenManagerBuilder {
@@ -100,6 +102,7 @@ impl TokenManagerBuilder {
             retention: 30 * DAY,
             warnings: vec![30 * DAY, 7 * DAY, DAY],
             owner_rate: None,
+            watch: None,
         }
     }
 
@@ -226,6 +229,20 @@ impl TokenManagerBuilder {
         self
     }
 
+    /// Raises alerts when keys are used otherwise than before; off by default. See [`watch`](crate::watch). A cached
+    /// key takes about 350 bytes more then.
+    ///
+    /// ```
+    /// use keyward::{TokenManager, store::MemoryStore, watch::Watch};
+    ///
+    /// let tokens = TokenManager::builder(MemoryStore::new()).with_watch(Watch::default()).build();
+    /// # let _ = tokens;
+    /// ```
+    pub fn with_watch(mut self, watch: Watch) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
     /// The manager.
     #[must_use]
     pub fn build(self) -> TokenManager {
@@ -246,6 +263,8 @@ impl TokenManagerBuilder {
             usage: UsageQueue::default(),
             families: AtomicBool::new(false),
             store_state: StoreState::default(),
+            noticing: self.watch.map(|watch| Noticing::new(watch, self.capacity)),
+            episodes: Episodes::default(),
         });
         let issuing = Issuing {
             ids: TokenIds::default(),

@@ -41,6 +41,7 @@ impl TokenManager {
         if !actor.scope().includes(owner) {
             return Err(TokenError::BeyondOwnRights);
         }
+        check_trap(actor, &new)?;
         self.require_standing(owner).await?;
         let limit = new.max_active;
         let (key, record) = self.draft(actor, &owner.clone(), new)?;
@@ -67,7 +68,11 @@ impl TokenManager {
         if owner.as_str() == EMERGENCY_USER {
             return Err(TokenError::Invalid("`keyward:emergency` is the user of the emergency key alone"));
         }
-        self.set_lifetime(actor, &new, &mut record)?;
+        if new.honeytoken {
+            record.honeytoken = true;
+        } else {
+            self.set_lifetime(actor, &new, &mut record)?;
+        }
         record.parent = parent_of(actor, &new, owner)?;
         record.created_ip = new.created_ip.or_else(|| actor.client_ip());
         record.created_by = actor.presented().and_then(crate::Principal::token_id);
@@ -106,7 +111,8 @@ impl TokenManager {
         {
             let _handing_out = self.issuing.rights.read().await;
             self.require_room_below(actor, record).await?;
-            let stored = self.ask(self.inner().store.insert(record, limit.or(common))).await;
+            let limit_now = limit.or(common).filter(|_| !record.honeytoken);
+            let stored = self.ask(self.inner().store.insert(record, limit_now)).await;
             let displaces = self.issuing.when_full == WhenFull::RevokeLongestUnused && limit.is_none();
             if !displaces || !matches!(stored, Err(TokenError::LimitReached)) {
                 return stored;
@@ -358,8 +364,8 @@ impl TokenManager {
             let hard_end = hard_end(record, self.inner().lifetimes.policy(record.class));
             record.expires_at.unwrap_or(UnixTime::MAX).min(hard_end)
         };
-        let is_expiring =
-            |within| record.revoked_at.is_none() && end() > now && end() <= now.saturating_add(within);
+        let ends = record.revoked_at.is_none() && !record.honeytoken;
+        let is_expiring = |within| ends && end() > now && end() <= now.saturating_add(within);
         query.status.is_none_or(|status| status == self.status(record))
             && query.expiring_within.is_none_or(is_expiring)
             && query.unused_for.is_none_or(|time| record.last_active() <= now.saturating_sub(time))
@@ -435,6 +441,18 @@ impl TokenManager {
             Some(record) if record.id == old.id => Ok(record),
             _ => Err(self.missing(actor, old.id).await),
         }
+    }
+}
+
+/// Whether the actor may make it, if it is a trap, and it can be one.
+fn check_trap(actor: Actor<'_>, new: &NewToken) -> Result<(), TokenError> {
+    match actor {
+        _ if !new.honeytoken => Ok(()),
+        Actor::Principal(_) => Err(TokenError::BeyondOwnRights),
+        _ if new.lifetime.is_some() || new.child => Err(TokenError::Invalid(
+            "a honeytoken has no lifetime and is nobody's child: it stays until revoked",
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -114,6 +114,7 @@ pub struct NewToken {
     pub(crate) created_ip: Option<IpAddr>,
     pub(crate) max_active: Option<u32>,
     pub(crate) child: bool,
+    pub(crate) honeytoken: bool,
 }
 
 impl NewToken {
@@ -132,6 +133,7 @@ impl NewToken {
             created_ip: None,
             max_active: None,
             child: false,
+            honeytoken: false,
         }
     }
 
@@ -190,6 +192,29 @@ impl NewToken {
     /// Only for a token of the key's own owner. A child can have children, eight deep at most.
     pub fn as_child(mut self) -> Self {
         self.child = true;
+        self
+    }
+
+    /// Makes it a trap: a key that never works, to be left where only a thief looks. Whoever presents it is answered
+    /// as with any other wrong key, and raises [`Alert::HoneytokenUsed`](crate::event::Alert::HoneytokenUsed).
+    ///
+    /// Only the application itself and administrators make traps. To its owner it looks like an active key, and
+    /// counts against no limit; give it to a user who does not mind one more in the list. It has no end of its
+    /// own, is never cleaned up, and cannot be rotated: revoke it when it is not needed any more.
+    ///
+    /// ```
+    /// use keyward::{TokenManager, UserId, manage::NewToken, store::MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tokens = TokenManager::new(MemoryStore::new());
+    /// let trap = tokens.create(&UserId::new("ops")?, NewToken::named("backup upload").as_honeytoken()).await?;
+    /// println!("for the wiki, the old bucket or the test fixtures: {}", trap.key.expose());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn as_honeytoken(mut self) -> Self {
+        self.honeytoken = true;
         self
     }
 

@@ -172,7 +172,7 @@ impl TokenManager {
         let old = self.reach(actor, id).await?;
         self.require_rights(actor, &old)?;
         let as_it_works = self.as_it_works(old.clone(), &mut Ancestors::default()).await?;
-        if self.status(&as_it_works) != TokenStatus::Active {
+        if self.status(&as_it_works) != TokenStatus::Active || old.honeytoken {
             return Err(TokenError::Conflict);
         }
         let (key, successor) = self.successor(actor, &old)?;
@@ -209,6 +209,8 @@ impl TokenManager {
         let mut used = old.clone();
         self.inner().add_unwritten_use(&mut used);
         successor.quota_use = used.quota_use;
+        // And whoever has it is at home where the old one was.
+        successor.habits = used.habits.map(|habits| Box::new(habits.inherited()));
         successor.parent = old.parent;
         successor.created_ip = actor.client_ip();
         successor.created_by = actor.presented().and_then(crate::Principal::token_id);

@@ -2,7 +2,10 @@
 
 use std::{
     net::IpAddr,
-    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
 };
 
 use crate::{
@@ -15,6 +18,7 @@ use crate::{
     secret::TokenDigest,
     time::UnixTime,
     token::TokenClass,
+    watch::Tracker,
 };
 
 /// A verified credential: who it stands for and what it may do. Shared by all requests that present it.
@@ -58,14 +62,17 @@ pub(crate) struct Extra {
     /// When one of the tokens that it ends with expires, if that is before its own expiry. Use may renew those.
     pub(crate) ends_with: Option<UnixTime>,
     pub(crate) jwt: Option<JwtClaims>,
+    /// Its habits, if somebody watches them.
+    pub(crate) tracker: Option<Arc<Tracker>>,
 }
 
 impl Extra {
     /// Nothing takes no memory.
     pub(crate) fn boxed(self) -> Option<Box<Self>> {
-        let Self { allowed_ips, limits, limiter, grace_until, ends_with, jwt } = &self;
+        let Self { allowed_ips, limits, limiter, grace_until, ends_with, jwt, tracker } = &self;
         let limited = allowed_ips.is_some() || !limits.is_empty() || limiter.is_some();
-        (limited || grace_until.is_some() || ends_with.is_some() || jwt.is_some()).then(|| Box::new(self))
+        let ends = grace_until.is_some() || ends_with.is_some();
+        (limited || ends || jwt.is_some() || tracker.is_some()).then(|| Box::new(self))
     }
 }
 
@@ -90,6 +97,12 @@ impl Credential {
     /// What counts its requests, if they are limited.
     pub(crate) fn limiter(&self) -> Option<&Limiter> {
         self.extra.as_deref()?.limiter.as_ref()
+    }
+
+    /// Its habits, if somebody watches them.
+    #[inline]
+    pub(crate) fn tracker(&self) -> Option<&Tracker> {
+        self.extra.as_deref()?.tracker.as_deref()
     }
 
     /// What it says, if it is a JWT.
@@ -122,31 +135,35 @@ impl Uses {
     }
 
     #[inline]
-    pub(crate) fn count(&self, now: UnixTime, ip: Option<IpAddr>) {
+    pub(crate) fn count(&self, now: UnixTime) {
         self.count.fetch_add(1, Ordering::Relaxed);
         if self.last_used.load(Ordering::Relaxed) < now.as_millis() {
             self.last_used.store(now.as_millis(), Ordering::Relaxed);
         }
-        if let Some(ip) = ip {
-            self.note_ip(ip);
-        }
     }
 
+    /// When the last use was, as far as is known here.
+    pub(crate) fn last_used(&self) -> UnixTime {
+        UnixTime::from_millis(self.last_used.load(Ordering::Relaxed))
+    }
+
+    /// Whether the last use came from `ip`.
     #[inline]
-    fn note_ip(&self, ip: IpAddr) {
-        let bits = match ip {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(v6) => v6.to_bits(),
-        };
-        let halves = [(bits >> 64) as u64, bits as u64];
+    pub(crate) fn is_at(&self, ip: IpAddr) -> bool {
         let [high, low] = &self.ip;
-        if [high.load(Ordering::Relaxed), low.load(Ordering::Relaxed)] != halves {
-            // A writer that is already here has an address as new as ours.
-            if !self.ip_busy.swap(true, Ordering::Acquire) {
-                high.store(halves[0], Ordering::Relaxed);
-                low.store(halves[1], Ordering::Relaxed);
-                self.ip_busy.store(false, Ordering::Release);
-            }
+        [high.load(Ordering::Relaxed), low.load(Ordering::Relaxed)] == halves(ip)
+    }
+
+    /// Notes that the last use came from `ip`.
+    #[inline]
+    pub(crate) fn move_to(&self, ip: IpAddr) {
+        let [high, low] = &self.ip;
+        // A writer that is already here has an address as new as ours.
+        if !self.ip_busy.swap(true, Ordering::Acquire) {
+            let halves = halves(ip);
+            high.store(halves[0], Ordering::Relaxed);
+            low.store(halves[1], Ordering::Relaxed);
+            self.ip_busy.store(false, Ordering::Release);
         }
     }
 
@@ -183,6 +200,15 @@ impl Uses {
     }
 }
 
+#[inline]
+fn halves(ip: IpAddr) -> [u64; 2] {
+    let bits = match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    [(bits >> 64) as u64, bits as u64]
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UseCount {
     pub(crate) count: u64,
@@ -205,7 +231,11 @@ mod tests {
         let uses = Uses::default();
         let (v4, v6): (IpAddr, IpAddr) = ("192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap());
         for (now, ip, expected) in [(5, Some(v4), Some(v4)), (9, Some(v6), Some(v6)), (7, None, Some(v6))] {
-            uses.count(UnixTime::from_millis(now), ip);
+            uses.count(UnixTime::from_millis(now));
+            if let Some(ip) = ip {
+                uses.move_to(ip);
+                assert!(uses.is_at(ip) && !uses.is_at([192, 0, 2, 8].into()));
+            }
             assert_eq!(uses.peek().ip, expected);
         }
         let taken = uses.take();

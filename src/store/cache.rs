@@ -54,6 +54,8 @@ pub(crate) struct Dead {
     pub(crate) reason: Refusal,
     pub(crate) token: Option<TokenId>,
     pub(crate) owner: Option<UserId>,
+    /// Whether it was exchanged for another one, and its overlap is over.
+    pub(crate) replaced: bool,
     pub(crate) fresh_from: UnixTime,
     pub(crate) fresh_until: UnixTime,
 }
@@ -388,6 +390,7 @@ mod tests {
             reason: Refusal::Unknown,
             token: None,
             owner: None,
+            replaced: false,
             fresh_from,
             fresh_until,
         })

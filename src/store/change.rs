@@ -10,6 +10,7 @@ use crate::{
     store::{StoreError, StoreErrorKind},
     time::UnixTime,
     token::{Metadata, TokenRecord},
+    watch::Habits,
 };
 
 /// What to change of a record; everything that is `None` stays.
@@ -183,13 +184,15 @@ pub struct Usage {
     /// How much of the token's quota to add. Stored only if the token has a quota of this period; what is of
     /// an earlier period than what is stored adds nothing, what is of a later one takes its place.
     pub quota: Option<QuotaUse>,
+    /// What is new of the token's habits, to be [merged](Habits::merge) with what is stored.
+    pub habits: Option<Box<Habits>>,
 }
 
 impl Usage {
     /// `count` uses of the token `id`, the last of them at `last_used`.
     #[must_use]
     pub const fn new(id: TokenId, count: u64, last_used: UnixTime) -> Self {
-        Self { id, count, last_used, ip: None, renewed_to: None, quota: None }
+        Self { id, count, last_used, ip: None, renewed_to: None, quota: None, habits: None }
     }
 
     /// Adds this use to `record`. Stores that keep whole records call this.
@@ -206,6 +209,9 @@ impl Usage {
         let period = record.limits.quota().map(|quota| quota.period());
         if let Some(used) = self.quota.filter(|used| Some(used.period) == period) {
             record.quota_use = Some(used.added_to(record.quota_use));
+        }
+        if let Some(habits) = &self.habits {
+            record.habits.get_or_insert_default().merge(habits);
         }
     }
 }

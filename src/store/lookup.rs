@@ -13,7 +13,7 @@ use std::{
 use crate::{
     count::Flush,
     error::{AuthError, AuthErrorKind, Refusal},
-    event::{Alert, Audit, Event},
+    event::{Alert, Audit, Episodes, Event},
     id::{TokenId, UserId},
     limit::{Limiter, Meters, RateLimit, RateMeter, TokenMeter},
     principal::{AuthMethod, Credential, Extra, RoleDirectory, UseCount, Uses, effective_roles},
@@ -25,6 +25,7 @@ use crate::{
         denied::Denied,
         directory::{Directory, Standing, Unheard},
         lineage::Lineage,
+        noticing::Noticing,
         state::StoreState,
         usage::UsageQueue,
     },
@@ -71,6 +72,10 @@ pub(crate) struct Inner {
     /// Whether a token was ever seen here that ends with another one.
     pub(crate) families: AtomicBool,
     pub(crate) store_state: StoreState,
+    /// What is looked for in the use of tokens.
+    pub(crate) noticing: Option<Noticing>,
+    /// Which dead tokens are presented, and were told of.
+    pub(crate) episodes: Episodes,
 }
 
 impl fmt::Debug for Inner {
@@ -123,14 +128,23 @@ impl TokenLookup {
     /// Counts one accepted request.
     #[inline]
     pub(crate) fn count_use(&self, credential: &Arc<Credential>, now: UnixTime, ip: Option<IpAddr>) {
-        credential.uses.count(now, ip);
+        if let Some(ip) = ip
+            && !credential.uses.is_at(ip)
+        {
+            self.0.move_to(credential, now, ip);
+        }
+        credential.uses.count(now);
         if !credential.uses.queued.load(Ordering::Relaxed) {
             self.0.usage.push_if_free(credential);
         }
     }
 
     /// Asks the store, once for all who ask at the same time, and within five seconds.
-    pub(crate) async fn load(&self, digest: TokenDigest) -> Result<Arc<Credential>, AuthError> {
+    pub(crate) async fn load(
+        &self,
+        digest: TokenDigest,
+        client_ip: Option<IpAddr>,
+    ) -> Result<Arc<Credential>, AuthError> {
         let found = tokio::time::timeout(STORE_TIMEOUT, self.find(&digest)).await;
         let found = found.unwrap_or_else(|_| {
             self.0.timed_out();
@@ -138,7 +152,7 @@ impl TokenLookup {
         });
         match found {
             Found::Live(credential) => Ok(credential),
-            Found::Dead(dead) => Err(dead.error()),
+            Found::Dead(dead) => Err(self.refuse(&dead, client_ip)),
             Found::Failed => Err(AuthError::because(AuthErrorKind::Unavailable, Refusal::StoreUnavailable)),
         }
     }
@@ -250,6 +264,7 @@ impl Inner {
                 grace_until: (access == Access::ReadOnly).then(|| decision.until()),
                 ends_with: Some(lineage.end).filter(|end| *end < record.expires_at.unwrap_or(UnixTime::MAX)),
                 jwt: None,
+                tracker: self.noticing.as_ref().map(|noticing| noticing.tracker(record, now)),
             }
             .boxed(),
             uses,
@@ -291,6 +306,8 @@ impl Inner {
             reason,
             token: record.map(|record| record.id),
             owner: record.map(|record| record.owner.clone()),
+            replaced: matches!(reason, Refusal::Expired | Refusal::Idle | Refusal::TooOld)
+                && record.is_some_and(|record| record.successor.is_some()),
             fresh_from: now,
             fresh_until: now.saturating_add(NEGATIVE_BOUND.min(self.staleness)),
         }
@@ -338,6 +355,7 @@ impl Inner {
             && let Some(mut usage) = self.usage_of(&credential, credential.uses.peek())
         {
             usage.quota = credential.limiter().and_then(Limiter::unwritten);
+            usage.habits = credential.tracker().map(|tracker| Box::new(tracker.habits()));
             usage.apply(record);
         }
     }
@@ -351,6 +369,7 @@ impl Inner {
             let counted = credential.uses.take();
             batch.extend(self.usage_of(&credential, counted).map(|mut usage| {
                 usage.quota = credential.limiter().and_then(Limiter::begin_write);
+                usage.habits = self.notice_count(&credential, counted);
                 usage
             }));
             taken.credentials.push((credential, counted.count));
@@ -422,6 +441,9 @@ impl Drop for Taken<'_> {
             current.uses.restore(count, credential.uses.peek().last_used);
             if let Some(limiter) = credential.limiter() {
                 limiter.not_written();
+            }
+            if let Some(tracker) = credential.tracker().filter(|_| count > 0) {
+                tracker.not_written(count);
             }
             self.inner.usage.push_used(current);
         }

@@ -23,6 +23,7 @@ mod family;
 pub(crate) mod lineage;
 pub(crate) mod lookup;
 mod memory;
+pub(crate) mod noticing;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 pub(crate) mod state;

@@ -12,6 +12,7 @@ use crate::{
     secret::TokenDigest,
     time::UnixTime,
     token::{LifetimePolicy, RequestClass, decide},
+    watch::Habits,
 };
 
 /// Free data of a token's owner, as a JSON object.
@@ -64,7 +65,8 @@ pub struct TokenRecord {
     pub parent: Option<TokenId>,
     /// How often it may be used.
     pub limits: Limits,
-    /// Whether it is a trap: it never works, and whoever presents it raises an alert.
+    /// Whether it is a trap: it never works, and whoever presents it raises an alert. It counts against no limit,
+    /// and [`status`](Self::status) calls it active until it is revoked or switched off.
     pub honeytoken: bool,
     /// When it stops working; `None` is never.
     pub expires_at: Option<UnixTime>,
@@ -88,6 +90,9 @@ pub struct TokenRecord {
     pub request_count: u64,
     /// How much of its quota was used in the last period in which it was, as far as written.
     pub quota_use: Option<QuotaUse>,
+    /// From where and how it is used, if somebody [watches](crate::watch) and the store keeps it. Use changes it, and
+    /// a store need not keep it: then a restart forgets it.
+    pub habits: Option<Box<Habits>>,
 }
 
 impl TokenRecord {
@@ -122,6 +127,7 @@ impl TokenRecord {
             last_used_ip: None,
             request_count: 0,
             quota_use: None,
+            habits: None,
         }
     }
 
@@ -134,6 +140,9 @@ impl TokenRecord {
             TokenStatus::Rotated
         } else if self.disabled_at.is_some() {
             TokenStatus::Disabled
+        } else if self.honeytoken {
+            // Nobody shall see what it is.
+            TokenStatus::Active
         } else if decide(self, policy, now, RequestClass::Unsafe).access().is_err() {
             TokenStatus::Expired
         } else {

@@ -39,9 +39,11 @@ use http_body_util::Full;
 use keyward::{
     AdminProof, AuthLayer, Principal, TokenManager, UserId,
     auth::{AnyOf, ApiKeyAuth, StaticAuth},
+    event::{Alert, Audit},
     jwt::{Algorithm, AnyAudience, AnyIssuer, JwtAuth, JwtIssuer, UserIds, VerifyingKey},
     manage::NewToken,
     store::{MemoryStore, StaticList, TokenLookup},
+    testing::RecordingSink,
     time::{Clock, UnixTime},
 };
 use serde_json::{Value, json};
@@ -173,6 +175,33 @@ async fn principal(auth: &Arc<JwtAuth>, token: &str) -> Principal {
     let request = Request::builder().header("authorization", format!("Bearer {token}")).body(()).unwrap();
     assert_eq!(service.oneshot(request).await.unwrap().status().as_u16(), 200);
     received.recv().await.unwrap()
+}
+
+/// Who goes on with a revoked token is told of once an hour, not for each request.
+#[tokio::test]
+async fn the_use_of_a_revoked_token_is_told_once_an_hour() {
+    let (clock, events) = (clock(), RecordingSink::default());
+    let store = TokenManager::builder(MemoryStore::new()).with_clock(clock.clone()).build();
+    let audit = Audit::with_clock(events.clone(), Arc::new(clock.clone()));
+    let jwt = JwtAuth::hs256(SECRET).issuer(ISSUER).audience(AUDIENCE).with_clock(clock.clone());
+    let jwt = jwt.with_audit(audit).build().unwrap();
+    let auth = Arc::new(AnyOf::new([ApiKeyAuth::new(&store).into(), jwt.into()]));
+    let tokens = ["one", "two"].map(|id| sign(SECRET, HEADER, with(json!({ "jti": id, "exp": NOW + 9000 }))));
+    let until = UnixTime::from_millis((NOW + 9000) * 1000);
+    let operator = AdminProof::operator("test", "leaked").unwrap();
+    for id in ["one", "two"] {
+        store.revoke_jwt(&operator, ISSUER, id, until).await.unwrap();
+    }
+    for expected in [2, 4] {
+        for _ in 0..10 {
+            for token in &tokens {
+                assert_eq!(ask(auth.clone(), token).await.0, 401);
+            }
+            clock.advance(Duration::from_secs(60));
+        }
+        assert_eq!(events.alerts(), vec![Alert::RevokedTokenUsed; expected]);
+        clock.advance(Duration::from_secs(3600));
+    }
 }
 
 /// What was withdrawn is refused from the next request on, also if it is known, and in whatever form.

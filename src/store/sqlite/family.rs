@@ -61,7 +61,7 @@ pub(super) fn insert_making_room(
         require_fit(transaction, record)?;
         let (owner, at) = (&record.owner, record.created_at);
         let sql = select!(
-            "WHERE t.user_id = ?1 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > ?2)"
+            "WHERE t.user_id = ?1 AND t.revoked_at IS NULL AND t.honeytoken IS NULL AND (t.expires_at IS NULL OR t.expires_at > ?2)"
         );
         let own = readable(transaction, sql, params![owner.as_str(), at.as_millis()])?;
         let mut ended = Vec::new();

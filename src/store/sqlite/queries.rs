@@ -291,8 +291,8 @@ pub(super) fn insert_row(transaction: &Transaction<'_>, record: &TokenRecord) ->
     let usage = [Value::Integer(row)].into_iter().chain(encode_usage(record)?);
     transaction
         .prepare_cached(
-            "INSERT INTO usage (n, last_used, last_used_ip, request_count, seal, quota) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO usage (n, last_used, last_used_ip, request_count, seal, quota, habits) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(rusqlite::params_from_iter(usage))?;
     // Stays when the token is gone: nobody else can become this user.
@@ -329,7 +329,7 @@ pub(super) fn log_digest(transaction: &Transaction<'_>, digest: &[u8; 32]) -> Re
 fn add_usage(transaction: &Transaction<'_>, usage: &Usage) -> Result<(), Failure> {
     let mut statement = transaction.prepare_cached(
         "SELECT t.n, t.user_id, t.rolling, t.revoked_at, t.expires_at, t.seal, \
-         u.last_used, u.last_used_ip, u.request_count, u.seal, u.quota, t.limits \
+         u.last_used, u.last_used_ip, u.request_count, u.seal, u.quota, t.limits, u.habits \
          FROM tokens AS t LEFT JOIN usage AS u ON u.n = t.n WHERE t.id = ?1",
     )?;
     let read =
@@ -340,7 +340,7 @@ fn add_usage(transaction: &Transaction<'_>, usage: &Usage) -> Result<(), Failure
     let values = [Value::Integer(row)].into_iter().chain(encode_usage(&record)?);
     transaction
         .prepare_cached(
-            "UPDATE usage SET last_used = ?2, last_used_ip = ?3, request_count = ?4, seal = ?5, quota = ?6 \
+            "UPDATE usage SET last_used = ?2, last_used_ip = ?3, request_count = ?4, seal = ?5, quota = ?6, habits = ?7 \
              WHERE n = ?1",
         )?
         .execute(rusqlite::params_from_iter(values))?;
@@ -366,7 +366,7 @@ fn read_narrow(row: &rusqlite::Row<'_>, id: TokenId) -> Result<(i64, i64, TokenR
     record.rolling = row.get(2)?;
     record.revoked_at = from_time(row, 3)?;
     record.expires_at = from_time(row, 4)?;
-    decode_usage(row, 6, 10, &mut record)?;
+    decode_usage(row, 6, [10, 12], &mut record)?;
     record.limits = decode_limits(row, 11)?;
     Ok((row.get(0)?, row.get(5)?, record))
 }

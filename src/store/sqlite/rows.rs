@@ -19,6 +19,7 @@ use crate::{
     secret::TokenDigest,
     time::UnixTime,
     token::{Metadata, TokenClass, TokenRecord},
+    watch::Habits,
 };
 
 /// How many of the columns of [`select!`] are covered by the seal as they stand.
@@ -34,7 +35,7 @@ macro_rules! select {
             "SELECT t.id, t.digest, t.user_id, t.name, t.class, t.scopes, t.roles, t.allowed_ips, t.metadata, \
              t.hint, t.created_at, t.created_ip, t.created_by, t.rolling, t.hard_end, t.disabled_at, \
              t.revoked_at, t.successor, t.revision, t.expires_at, t.seal, \
-             u.last_used, u.last_used_ip, u.request_count, u.seal, t.n, t.parent, t.limits, t.honeytoken, u.quota \
+             u.last_used, u.last_used_ip, u.request_count, u.seal, t.n, t.parent, t.limits, t.honeytoken, u.quota, u.habits \
              FROM tokens AS t LEFT JOIN usage AS u ON u.n = t.n ",
             $rest
         )
@@ -74,12 +75,13 @@ fn seal_of_row<'a>(values: impl Iterator<Item = ValueRef<'a>>) -> i64 {
 }
 
 /// The values of a row of `usage` after `n`, in the order of the table.
-pub(super) fn encode_usage(record: &TokenRecord) -> Result<[Value; 5], Failure> {
+pub(super) fn encode_usage(record: &TokenRecord) -> Result<[Value; 6], Failure> {
     let (last_used, ip) = (time(record.last_used), address(record.last_used_ip));
     let count = Value::Integer(record.request_count.cast_signed());
     let quota = json(&record.quota_use)?;
-    let seal = seal_of_usage(record.id, [&last_used, &ip, &count, &quota].map(ValueRef::from));
-    Ok([last_used, ip, count, Value::Integer(seal), quota])
+    let habits = json(&record.habits)?;
+    let seal = seal_of_usage(record.id, [&last_used, &ip, &count, &quota, &habits].map(ValueRef::from));
+    Ok([last_used, ip, count, Value::Integer(seal), quota, habits])
 }
 
 fn fixed(record: &TokenRecord) -> Result<Vec<Value>, Failure> {
@@ -135,7 +137,7 @@ pub(super) fn decode(row: &Row<'_>) -> Result<TokenRecord, Failure> {
     record.revision = row.get::<_, i64>(18)?.cast_unsigned();
     record.expires_at = from_time(row, 19)?;
     let [parent, limits, honeytoken, quota] = [26, 27, 28, 29];
-    decode_usage(row, 21, quota, &mut record)?;
+    decode_usage(row, 21, [quota, quota + 1], &mut record)?;
     record.parent = token_id(row, parent)?;
     record.limits = decode_limits(row, limits)?;
     record.honeytoken = row.get::<_, Option<bool>>(honeytoken)?.unwrap_or_default();
@@ -148,18 +150,21 @@ pub(super) fn decode_limits(row: &Row<'_>, column: usize) -> Result<Limits, Fail
     Ok(from_json::<Option<Limits>>(row, column, "limits")?.unwrap_or_default())
 }
 
-/// Puts the four columns of `usage` that start at `first`, and that of the quota, into `record`.
+/// Puts the four columns of `usage` that start at `first`, and those of the quota and the habits, into `record`.
 pub(super) fn decode_usage(
     row: &Row<'_>,
     first: usize,
-    quota: usize,
+    [quota, habits]: [usize; 2],
     record: &mut TokenRecord,
 ) -> Result<(), Failure> {
     record.last_used = from_time(row, first)?;
     record.last_used_ip = from_address(row, first + 1)?;
     record.request_count = row.get::<_, i64>(first + 2)?.cast_unsigned();
     record.quota_use = from_json::<Option<QuotaUse>>(row, quota, "quota")?;
-    let values = [row.get_ref(first)?, row.get_ref(first + 1)?, row.get_ref(first + 2)?, row.get_ref(quota)?];
+    record.habits = from_json::<Option<Box<Habits>>>(row, habits, "habits")?;
+    let values = [first, first + 1, first + 2, quota, habits].map(|column| row.get_ref(column));
+    let [last_used, ip, count, quota, habits] = values;
+    let values = [last_used?, ip?, count?, quota?, habits?];
     let sealed = row.get::<_, i64>(first + 3)? == seal_of_usage(record.id, values);
     if sealed { Ok(()) } else { Err(Failure::unreadable("usage")) }
 }
@@ -219,11 +224,13 @@ fn seal_of_expiry(id: TokenId, expires_at: Option<UnixTime>) -> i64 {
     seal([ValueRef::Text(b"expires_at"), ValueRef::Blob(&id.into_bytes()), expires_at])
 }
 
-/// Where there is nothing in the last column, which came later, the seal is as it was before.
-fn seal_of_usage(id: TokenId, [last_used, ip, count, quota]: [ValueRef<'_>; 4]) -> i64 {
+/// Where there is nothing in the last two columns, which came later, the seal is as it was before.
+fn seal_of_usage(id: TokenId, [last_used, ip, count, quota, habits]: [ValueRef<'_>; 5]) -> i64 {
     let quota = Some(quota).filter(|quota| *quota != ValueRef::Null);
+    let habits = Some(habits).filter(|habits| *habits != ValueRef::Null);
+    let habits = habits.map(|habits| [ValueRef::Text(b"habits"), habits]);
     let name = [ValueRef::Text(b"usage"), ValueRef::Blob(&id.into_bytes())];
-    seal(name.into_iter().chain([last_used, ip, count]).chain(quota))
+    seal(name.into_iter().chain([last_used, ip, count]).chain(quota).chain(habits.into_iter().flatten()))
 }
 
 pub(super) fn seal<'a>(values: impl IntoIterator<Item = ValueRef<'a>>) -> i64 {

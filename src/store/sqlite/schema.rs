@@ -9,7 +9,7 @@ use crate::store::StoreErrorKind;
 pub(super) const APPLICATION_ID: i32 = 0x6b77_7264;
 
 /// One script for each version; a version, once released, never changes.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     "
     CREATE TABLE tokens (
         n INTEGER PRIMARY KEY,
@@ -123,6 +123,9 @@ const MIGRATIONS: [&str; 7] = [
         user_id TEXT NOT NULL PRIMARY KEY
     ) STRICT, WITHOUT ROWID;
     INSERT INTO owners SELECT DISTINCT user_id FROM tokens;
+",
+    "
+    ALTER TABLE usage ADD COLUMN habits TEXT;
 ",
 ];
 

@@ -234,7 +234,7 @@ async fn a_file_of_the_first_version_gets_what_came_later() {
     let first = "DROP TABLE users; DROP TABLE revoked_jwts; DROP TABLE owners; DROP INDEX tokens_parent; \
                  DROP INDEX tokens_created_by; DROP INDEX tokens_warn_from; ALTER TABLE tokens DROP COLUMN warn_from; \
                  ALTER TABLE tokens DROP COLUMN parent; ALTER TABLE tokens DROP COLUMN limits; \
-                 ALTER TABLE tokens DROP COLUMN honeytoken; ALTER TABLE usage DROP COLUMN quota; \
+                 ALTER TABLE tokens DROP COLUMN honeytoken; ALTER TABLE usage DROP COLUMN quota; ALTER TABLE usage DROP COLUMN habits; \
                  DROP TABLE audit; DROP TABLE audit_chain; PRAGMA user_version = 1";
     Connection::open(&path).unwrap().execute_batch(first).unwrap();
     let store = SqliteStore::open(&path).await.unwrap();

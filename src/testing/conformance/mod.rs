@@ -36,6 +36,7 @@ pub mod families;
 mod harness;
 pub mod limits;
 pub mod listing;
+pub mod noticing;
 pub mod owners;
 pub mod purging;
 pub mod racing;
@@ -52,7 +53,8 @@ pub mod warning;
 /// Checks every promise, each on a fresh store from `make`, and goes on after a broken one. Those of
 /// [`denying`], [`registering`], [`purging`] and [`warning`] are left out for a store that keeps no users' states,
 /// cannot register users or remove tokens, or knows nothing of warnings, which it says by answering
-/// [`StoreErrorKind::ReadOnly`].
+/// [`StoreErrorKind::ReadOnly`]; those of [`noticing`] for one that does not keep
+/// [habits](crate::token::TokenRecord::habits).
 ///
 /// ```
 /// use keyward::{store::MemoryStore, testing::conformance};
@@ -279,8 +281,8 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         limits_refuse_one_more
         refused_tokens_leave_nothing_behind
         dead_tokens_do_not_count
-        traps_do_not_count
         disabled_tokens_count
+        traps_do_not_count
         expiry_is_judged_at_the_new_tokens_time
         other_users_do_not_count
         a_limit_of_zero_refuses
@@ -371,6 +373,7 @@ const OPTIONAL: &[(Asks, &[(&str, Promise)])] = &[
     (|store| Box::pin(register_one(store)), REGISTERING_PROMISES),
     (|store| Box::pin(remove_nothing(store)), PURGING_PROMISES),
     (|store| Box::pin(warn_of_nothing(store)), WARNING_PROMISES),
+    (|store| Box::pin(noticing::keep_habits(store)), NOTICING_PROMISES),
 ];
 
 const REGISTERING_PROMISES: &[(&str, Promise)] = promises! { (store)
@@ -381,6 +384,14 @@ const REGISTERING_PROMISES: &[(&str, Promise)] = promises! { (store)
         users_with_a_state_are_not_new
         taken_tokens_register_nobody
         of_several_registrations_one_wins
+    }
+};
+
+const NOTICING_PROMISES: &[(&str, Promise)] = promises! { (store)
+    noticing {
+        habits_come_back
+        what_is_noticed_is_added_up
+        habits_stay_whatever_changes
     }
 };
 

@@ -151,7 +151,7 @@ pub(super) fn assert_same(what: &str, actual: &TokenRecord, expected: &TokenReco
     compare! {
         id digest owner name class scopes roles allowed_ips metadata hint created_at created_ip created_by
         parent limits honeytoken expires_at rolling hard_end disabled_at revoked_at successor revision last_used last_used_ip
-        request_count quota_use
+        request_count quota_use habits
     }
     assert!(actual == expected, "{what}: {}", differences.join(", "));
 }

@@ -1,0 +1,120 @@
+//! What a person should look at.
+
+use super::Outcome;
+
+/// What a person should look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Alert {
+    /// A user asked for a resource or token of somebody else, and was told that there is none.
+    ForeignAccess,
+    /// A store returned somebody else's record; it was dropped.
+    ForeignRecord,
+    /// A revoked token was presented; said once an hour of each at most.
+    RevokedTokenUsed,
+    /// A token was presented that was replaced, after its overlap: by somebody who was forgotten, or who should
+    /// not have it. Said once an hour of each at most.
+    RotatedTokenUsed,
+    /// A [trap](crate::token::TokenRecord::honeytoken) was presented, so whoever did has seen what nobody should.
+    /// Said once an hour of each at most.
+    HoneytokenUsed,
+    /// A token was used from a network that it was not used from before; see [`Watch`](crate::watch::Watch). The
+    /// event's address is the new one, and its reason says how many were known.
+    NewNetwork,
+    /// A token was used by a program that it was not used by before; the event's reason is the beginning of its
+    /// `User-Agent`.
+    NewUserAgent,
+    /// A token is used from so many networks at once that several people or machines may share it.
+    SharedToken {
+        /// How many networks.
+        networks: u32,
+        /// Within how many seconds.
+        seconds: u64,
+    },
+    /// A token is used much more than ever lately.
+    UsageSpike {
+        /// How many requests it has made since the hour began.
+        requests: u64,
+        /// How many it made in the busiest hour of its past, of which the older ones count less.
+        usual: u64,
+    },
+    /// More credentials from one address were wrong than allowed; said once until it keeps to the limit for a
+    /// minute.
+    BruteForce,
+    /// The store stopped answering; said once until a call of any kind succeeds again.
+    StoreUnavailable,
+    /// The store answers again.
+    StoreRecovered,
+    /// The keys of a JWT issuer cannot be fetched; said once until they can be again.
+    KeysUnavailable,
+    /// The keys of a JWT issuer can be fetched again.
+    KeysRecovered,
+    /// An issuer's key set holds a key that must not be there, such as a symmetric one; it is not used.
+    KeyRefused,
+    /// The stored audit log is not what was written; the reason says which entry.
+    AuditTampered,
+    /// The application's own source of users stopped answering; said once until it answers again.
+    DirectoryUnavailable,
+    /// The application's own source of users answers again.
+    DirectoryRecovered,
+    /// The emergency key was used; the event's reason is the one that was given.
+    EmergencyUse,
+    /// The emergency key was presented and refused; the event's reason says why.
+    EmergencyRefused,
+}
+
+impl Alert {
+    /// The stable name of this alert, such as `foreign_access`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ForeignAccess => "foreign_access",
+            Self::ForeignRecord => "foreign_record",
+            Self::RevokedTokenUsed => "revoked_token_used",
+            Self::RotatedTokenUsed => "rotated_token_used",
+            Self::HoneytokenUsed => "honeytoken_used",
+            Self::NewNetwork => "new_network",
+            Self::NewUserAgent => "new_user_agent",
+            Self::SharedToken { .. } => "shared_token",
+            Self::UsageSpike { .. } => "usage_spike",
+            Self::BruteForce => "brute_force",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::StoreRecovered => "store_recovered",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::KeysRecovered => "keys_recovered",
+            Self::KeyRefused => "key_refused",
+            Self::AuditTampered => "audit_tampered",
+            Self::DirectoryUnavailable => "directory_unavailable",
+            Self::DirectoryRecovered => "directory_recovered",
+            Self::EmergencyUse => "emergency_use",
+            Self::EmergencyRefused => "emergency_refused",
+        }
+    }
+
+    /// How it ended: whether what raised this alert was done, refused or did not work.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::StoreRecovered
+            | Self::KeysRecovered
+            | Self::DirectoryRecovered
+            | Self::EmergencyUse
+            | Self::NewNetwork
+            | Self::NewUserAgent
+            | Self::SharedToken { .. }
+            | Self::UsageSpike { .. } => Outcome::Success,
+            Self::ForeignAccess
+            | Self::ForeignRecord
+            | Self::RevokedTokenUsed
+            | Self::RotatedTokenUsed
+            | Self::HoneytokenUsed
+            | Self::BruteForce
+            | Self::KeyRefused
+            | Self::EmergencyRefused => Outcome::Refused,
+            Self::StoreUnavailable
+            | Self::KeysUnavailable
+            | Self::DirectoryUnavailable
+            | Self::AuditTampered => Outcome::Failed,
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The habits of one token while it is in use.
+
+use std::sync::{
+    Mutex, MutexGuard, PoisonError, TryLockError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::{
+    limit::{Meter, nanos},
+    time::UnixTime,
+    watch::{Habits, Network, Watch, habits::Seen},
+};
+
+/// What is known of a token's use, shared by the credentials that are made of it one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Tracker {
+    state: Mutex<State>,
+    /// What stands for the last user agent; 0 is none yet.
+    agent: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    habits: Habits,
+    /// Where the last use came from.
+    current: Option<Network>,
+    /// How many requests there were ever, as far as is known here.
+    total: u64,
+    /// Whether something is to be written.
+    unwritten: bool,
+}
+
+/// Somebody else is at it: then it is noticed with the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Busy;
+
+/// What is unusual.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// A network, beside so many known ones.
+    NewNetwork(usize),
+    /// A program, beside so many known ones.
+    NewUserAgent(usize),
+    /// So many networks.
+    Shared(u32),
+    /// So many requests in this hour, and in the busiest one before.
+    Spike { requests: u64, usual: u64 },
+}
+
+impl Tracker {
+    /// Takes over what the store knows, and how often the token was used by then.
+    pub(crate) fn absorb(&self, habits: Option<&Habits>, request_count: u64) {
+        let mut state = self.lock();
+        if let Some(habits) = habits {
+            state.habits.merge(habits);
+        }
+        state.total = state.total.max(request_count);
+    }
+
+    /// Knows `network` before the first use. Nothing was used from there yet.
+    pub(crate) fn suppose(&self, network: Network) {
+        let mut state = self.lock();
+        if state.habits.since.is_none() && state.habits.networks.is_empty() {
+            state.habits.networks.push((network, UnixTime::EPOCH).into());
+        }
+    }
+
+    /// Notes that the token comes from `network` now, and came from the last one until `last_used`. Never waits.
+    pub(crate) fn arrive(
+        &self,
+        watch: &Watch,
+        network: Network,
+        last_used: UnixTime,
+        now: UnixTime,
+    ) -> Result<Option<Finding>, Busy> {
+        let mut state = self.try_lock()?;
+        let state = &mut *state;
+        let habits = &mut state.habits;
+        if let Some(left) = state.current.replace(network)
+            && let Some(sighting) = habits.networks.iter_mut().find(|sighting| sighting.of == left)
+        {
+            sighting.at = sighting.at.max(last_used);
+        }
+        let seen = habits.see_network(network, now);
+        state.unwritten |= seen != Seen::Known;
+        let mut shared = false;
+        if let Some(sharing) = watch.sharing {
+            let networks = habits.networks_within(sharing, now);
+            let was_shared = habits.is_shared(sharing, now);
+            if networks >= sharing.networks {
+                // Not for each request, so that it need not be written for each.
+                let grows_old = habits.shared_at.is_none_or(|at| at.saturating_add(sharing.within / 2) < now);
+                if !was_shared || grows_old {
+                    habits.shared_at = Some(now);
+                    state.unwritten = true;
+                }
+                if !was_shared {
+                    return Ok(Some(Finding::Shared(networks)));
+                }
+            }
+            shared = was_shared;
+        }
+        match seen {
+            Seen::New(others) if watch.networks && !shared => {
+                habits.told_network = Some(now);
+                Ok(Some(Finding::NewNetwork(others)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether this is the user agent of the last request.
+    #[inline]
+    pub(crate) fn is_same_agent(&self, print: u64) -> bool {
+        self.agent.load(Ordering::Relaxed) == print
+    }
+
+    /// Notes that the token is used by the program that `words` stands for now; `print` is all of its text. Never
+    /// waits.
+    pub(crate) fn meet(&self, print: u64, words: u64, now: UnixTime) -> Result<Option<Finding>, Busy> {
+        let mut state = self.try_lock()?;
+        self.agent.store(print, Ordering::Relaxed);
+        let seen = state.habits.see_agent(words, now);
+        state.unwritten |= seen != Seen::Known;
+        let Seen::New(others) = seen else { return Ok(None) };
+        state.habits.told_agent = Some(now);
+        Ok(Some(Finding::NewUserAgent(others)))
+    }
+
+    /// Counts `count` more requests, and gives what is to be written with them.
+    pub(crate) fn count(
+        &self,
+        watch: &Watch,
+        count: u64,
+        last_used: UnixTime,
+        now: UnixTime,
+    ) -> (Option<Finding>, Option<Habits>) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let habits = &mut state.habits;
+        if let Some(current) = state.current
+            && let Some(sighting) = habits.networks.iter_mut().find(|sighting| sighting.of == current)
+        {
+            sighting.at = sighting.at.max(last_used);
+        }
+        let mut finding = None;
+        if let Some(spike) = watch.spike {
+            if habits.since.is_none() {
+                habits.since = Some(now);
+            }
+            state.unwritten |= habits.turn_to(now, state.total);
+            state.total = state.total.saturating_add(count);
+            if let Some(requests) = habits.spikes(spike, now, state.total) {
+                habits.told_spike = Some(now);
+                state.unwritten = true;
+                finding = Some(Finding::Spike { requests, usual: habits.usual_milli.div_ceil(1000) });
+            }
+        }
+        let written = std::mem::take(&mut state.unwritten);
+        (finding, written.then(|| habits.clone()))
+    }
+
+    /// Takes back what could not be written.
+    pub(crate) fn not_written(&self, count: u64) {
+        let mut state = self.lock();
+        state.total = state.total.saturating_sub(count);
+        state.unwritten = true;
+    }
+
+    /// What is known now.
+    pub(crate) fn habits(&self) -> Habits {
+        self.lock().habits.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_lock(&self) -> Result<MutexGuard<'_, State>, Busy> {
+        match self.state.try_lock() {
+            Ok(state) => Ok(state),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(Busy),
+        }
+    }
+}
+
+impl Meter for Tracker {
+    /// By then the store knows all, and nothing goes on that is told once.
+    fn new_from(&self) -> i64 {
+        const DAY: i64 = 86_400 * 1_000_000_000;
+        let state = self.lock();
+        let last = state.habits.networks.iter().map(|sighting| sighting.at).chain(state.habits.hour).max();
+        last.map_or(0, |at| nanos(at).saturating_add(DAY))
+    }
+}
+
+/// A number that stands for `text`. Whoever can choose the text can as well choose one that is known, so it need not
+/// be hard to find another one with the same number. It is stored: it must not change.
+#[inline]
+pub(crate) fn fingerprint(text: &[u8]) -> u64 {
+    let (words, rest) = text.as_chunks::<8>();
+    let mut hash = mix(text.len() as u64, 0x6b65_7977_6172_6421);
+    for word in words {
+        hash = mix(hash, u64::from_le_bytes(*word));
+    }
+    let mut last = [0; 8];
+    for (to, from) in last.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    // 0 is none.
+    mix(hash, u64::from_le_bytes(last)).max(1)
+}
+
+/// Multiplies, and folds the upper half into the lower one.
+#[inline]
+fn mix(hash: u64, word: u64) -> u64 {
+    let product = u128::from(hash ^ word ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93_u128;
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// A user agent without its numbers: another version of a program is the same program.
+pub(crate) fn agent_words(text: &[u8]) -> u64 {
+    let mut words: Vec<u8> = text.iter().copied().take(512).collect();
+    words.retain(|byte| !byte.is_ascii_digit() && *byte != b'.');
+    fingerprint(&words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::Sharing;
+    use std::time::Duration;
+
+    fn at(seconds: i64) -> UnixTime {
+        UnixTime::from_millis(1_800_000_000_000 + seconds * 1000)
+    }
+
+    fn network(n: u16) -> Network {
+        Network::of([198, 51, (n >> 8) as u8, n as u8].into())
+    }
+
+    /// A single request from there.
+    fn arrive(tracker: &Tracker, watch: &Watch, n: u16, seconds: i64) -> Option<Finding> {
+        tracker.arrive(watch, network(n), at(0), at(seconds)).unwrap()
+    }
+
+    #[test]
+    fn sharing_is_told_once_until_it_has_ended_and_takes_the_place_of_single_networks() {
+        let watch = Watch::default().with_sharing(Some(Sharing::new(3, Duration::from_secs(60)).unwrap()));
+        let tracker = Tracker::default();
+        for (n, seconds, expected) in [
+            (1, 0, None),
+            (2, 1, Some(Finding::NewNetwork(1))),
+            (3, 2, Some(Finding::Shared(3))),
+            (4, 3, None),
+            (1, 30, None),
+            (2, 61, None),
+            (3, 62, None),
+            (1, 120, None),
+            (2, 300, None),
+            (5, 301, Some(Finding::NewNetwork(4))),
+            (3, 302, Some(Finding::Shared(3))),
+        ] {
+            assert_eq!(arrive(&tracker, &watch, n, seconds), expected, "{n} at {seconds}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_left_when_it_was_used_last() {
+        let watch = Watch::default().with_sharing(Some(Sharing::new(2, Duration::from_secs(60)).unwrap()));
+        let tracker = Tracker::default();
+        assert_eq!(arrive(&tracker, &watch, 1, 0), None);
+        let long_after = tracker.arrive(&watch, network(2), at(3599), at(3600)).unwrap();
+        assert_eq!(long_after, Some(Finding::Shared(2)), "it was used from there a second ago");
+    }
+
+    #[test]
+    fn what_was_said_goes_on_is_written_now_and_then() {
+        let watch = Watch::default();
+        let tracker = Tracker::default();
+        let mut written = 0;
+        for seconds in 0..3600 {
+            arrive(&tracker, &watch, (seconds % 8) as u16, seconds);
+            written += u32::from(tracker.count(&watch, 1, at(seconds), at(seconds)).1.is_some());
+        }
+        assert!((8..40).contains(&written), "{written}");
+    }
+
+    #[test]
+    fn whoever_is_in_the_way_makes_nobody_wait() {
+        let tracker = Tracker::default();
+        let held = tracker.lock();
+        assert_eq!(tracker.arrive(&Watch::default(), network(1), at(0), at(0)), Err(Busy));
+        assert_eq!(tracker.meet(1, 1, at(0)), Err(Busy));
+        drop(held);
+        assert_eq!(tracker.meet(1, 1, at(0)), Ok(None));
+        assert!(tracker.is_same_agent(1) && !tracker.is_same_agent(2));
+    }
+
+    #[test]
+    fn versions_of_a_program_are_one_program() {
+        assert_eq!(agent_words(b"curl/8.5.0"), agent_words(b"curl/8.14.1"));
+        assert_ne!(agent_words(b"curl/8.5.0"), agent_words(b"python-requests/2.32.3"));
+        assert_ne!(fingerprint(b"curl/8.5.0"), fingerprint(b"curl/8.5.1"));
+        let prints: std::collections::HashSet<_> = (0..100).map(|n| fingerprint(&vec![b'a'; n])).collect();
+        assert_eq!(prints.len(), 100);
+        assert_ne!(fingerprint(b""), 0);
+        // It is stored.
+        assert_eq!(fingerprint(b"curl/8.5.0"), FIXED, "{:#x}", fingerprint(b"curl/8.5.0"));
+    }
+
+    const FIXED: u64 = 0x779c_fec9_0753_93a1;
+}

@@ -1,0 +1,538 @@
+//! What is unusual about the use of a key is told once: on a real file, across restarts, by a clock that is set.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "helpers of tests"
+)]
+
+mod support;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, routing::get};
+use http::{Request, header};
+use keyward::{
+    AdminProof, AuthLayer, Owner, TokenId, TokenManager, UserId, api,
+    auth::ApiKeyAuth,
+    event::{Alert, Event, EventKind},
+    manage::{IssuedToken, ListQuery, NewToken, TokenError},
+    net::PeerAddr,
+    principal::ADMIN_ROLE,
+    scope::{Grant, RoleSet},
+    store::{MemoryStore, SqliteStore, TokenStore, Usage},
+    testing::{ManualClock, RecordingSink},
+    time::Clock,
+    token::{LifetimePolicy, Lifetimes, TokenClass, TokenStatus},
+    watch::{MAX_NETWORKS, Sharing, Spike, Watch},
+};
+use support::{Answer, UnrulyStore, request, send, start, user};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+const HOME: &str = "192.0.2.7";
+
+/// A manager on a file, which can be restarted.
+struct World {
+    directory: tempfile::TempDir,
+    clock: ManualClock,
+    events: RecordingSink,
+    watch: Watch,
+    tokens: TokenManager,
+    app: Router,
+}
+
+impl World {
+    async fn new(watch: Watch) -> Self {
+        let (directory, clock) = (tempfile::tempdir().unwrap(), ManualClock::at(start()));
+        let events = RecordingSink::default();
+        let path = directory.path().join("tokens.db");
+        let tokens = manager(SqliteStore::open(&path).await.unwrap(), &clock, &events, Some(watch));
+        let app = app(&tokens);
+        Self { directory, clock, events, watch, tokens, app }
+    }
+
+    /// Another process on the same file.
+    async fn neighbour(&self) -> (TokenManager, Router, RecordingSink) {
+        let store = SqliteStore::open(self.directory.path().join("tokens.db")).await.unwrap();
+        let events = RecordingSink::default();
+        let tokens = manager(store, &self.clock, &events, Some(self.watch));
+        let app = app(&tokens);
+        (tokens, app, events)
+    }
+
+    async fn restart(&mut self) {
+        self.tokens.flush().await.unwrap();
+        let (tokens, app, events) = self.neighbour().await;
+        (self.tokens, self.app, self.events) = (tokens, app, events);
+    }
+
+    async fn key(&self) -> IssuedToken {
+        self.tokens.create(&user("alice"), NewToken::named("laptop")).await.unwrap()
+    }
+
+    /// Uses the key from these addresses in turn, and gives the alerts that this raised.
+    async fn visit<'a>(&self, key: &IssuedToken, from: impl IntoIterator<Item = &'a str>) -> Vec<Event> {
+        self.events.clear();
+        for ip in from {
+            assert_eq!(ask(&self.app, key, ip.parse().unwrap(), None).await.status, 200, "{ip}");
+        }
+        self.alerts()
+    }
+
+    async fn visit_by(&self, key: &IssuedToken, agent: &str) -> Vec<Event> {
+        self.events.clear();
+        assert_eq!(ask(&self.app, key, HOME.parse().unwrap(), Some(agent)).await.status, 200);
+        self.alerts()
+    }
+
+    fn alerts(&self) -> Vec<Event> {
+        self.events.events().into_iter().filter(|event| event.kind.is_alert()).collect()
+    }
+}
+
+fn manager(
+    store: impl TokenStore,
+    clock: &ManualClock,
+    events: &RecordingSink,
+    watch: Option<Watch>,
+) -> TokenManager {
+    let policy = LifetimePolicy::default().with_idle_timeout(None);
+    let lifetimes = Lifetimes::default().with_policy(TokenClass::User, policy);
+    let builder = TokenManager::builder(store).with_clock(clock.clone()).with_audit(events.clone());
+    let builder = builder.with_lifetimes(lifetimes).with_max_active(Some(3));
+    match watch {
+        Some(watch) => builder.with_watch(watch).build(),
+        None => builder.build(),
+    }
+}
+
+fn app(tokens: &TokenManager) -> Router {
+    Router::new()
+        .route("/", get(async || {}))
+        .nest("/api/keys", api::own_tokens(tokens.clone()))
+        .nest("/admin/tokens", api::admin_tokens(tokens.clone()))
+        .layer(AuthLayer::new(ApiKeyAuth::new(tokens)).with_failure_limit(None))
+}
+
+async fn ask(app: &Router, key: &IssuedToken, ip: IpAddr, agent: Option<&str>) -> Answer {
+    let mut request = Request::get("/").header("x-api-key", key.key.expose()).body(Body::empty()).unwrap();
+    request.extensions_mut().insert(PeerAddr((ip, 50_000).into()));
+    if let Some(agent) = agent {
+        request.headers_mut().insert(header::USER_AGENT, agent.parse().unwrap());
+    }
+    send(app, request).await
+}
+
+fn kinds(events: &[Event]) -> Vec<Alert> {
+    let alert =
+        |event: &Event| if let EventKind::Alert(alert) = event.kind { alert } else { panic!("{event:?}") };
+    events.iter().map(alert).collect()
+}
+
+fn operator() -> AdminProof {
+    AdminProof::operator("ops", "a test").unwrap()
+}
+
+// ---- networks --------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_new_network_is_told_once_with_its_facts_and_known_after_a_restart() {
+    let mut world = World::new(Watch::default()).await;
+    let key = world.key().await;
+    assert_eq!(world.visit(&key, [HOME, HOME]).await.len(), 0, "the first use is learnt");
+    let alerts = world.visit(&key, ["198.51.100.9", "198.51.100.9", HOME, "198.51.100.9"]).await;
+    assert_eq!(kinds(&alerts), [Alert::NewNetwork]);
+    let [alert] = &alerts[..] else { panic!() };
+    assert_eq!((alert.client_ip, alert.token), (Some("198.51.100.9".parse().unwrap()), Some(key.record.id)));
+    assert_eq!(alert.owner, Some(user("alice")));
+    let json = serde_json::to_value(alert).unwrap();
+    assert_eq!((&json["event"], &json["outcome"]), (&"new_network".into(), &"success".into()));
+    assert_eq!(json["reason"], "198.51.100.9 is none of the 1 networks that are known of it");
+    for _ in 0..2 {
+        world.restart().await;
+        world.clock.advance(HOUR);
+        assert_eq!(world.visit(&key, [HOME, "198.51.100.9"]).await.len(), 0, "after a restart");
+    }
+    assert_eq!(kinds(&world.visit(&key, ["2001:db8::1"]).await), [Alert::NewNetwork]);
+    assert_eq!(world.visit(&key, ["2001:db8::ffff:1", "2001:db8::2"]).await.len(), 0, "the same /64");
+    world.clock.advance(HOUR);
+    assert_eq!(kinds(&world.visit(&key, ["2001:db8:0:1::1"]).await), [Alert::NewNetwork], "another one");
+}
+
+#[tokio::test]
+async fn where_a_key_was_made_is_known_and_what_is_off_says_nothing() {
+    let world = World::new(Watch::default().with_sharing(None)).await;
+    let new = NewToken::named("x").with_created_ip(Some("203.0.113.1".parse().unwrap()));
+    let key = world.tokens.create(&user("alice"), new).await.unwrap();
+    assert_eq!(world.visit(&key, [HOME, "203.0.113.1"]).await.len(), 0);
+    assert_eq!(world.visit(&key, ["203.0.113.2"]).await.len(), 1);
+
+    let none = Watch::default().with_new_networks(false).with_sharing(None).with_spike(None);
+    let world = World::new(none).await;
+    let key = world.key().await;
+    assert_eq!(world.visit(&key, [HOME, "203.0.113.1", "203.0.113.2"]).await.len(), 0);
+
+    let (clock, events) = (ManualClock::at(start()), RecordingSink::default());
+    let tokens = manager(MemoryStore::new(), &clock, &events, None);
+    let key = tokens.create(&user("alice"), NewToken::named("x")).await.unwrap();
+    for n in 0..50 {
+        assert_eq!(ask(&app(&tokens), &key, [192, 0, 2, n].into(), Some("x")).await.status, 200);
+    }
+    tokens.flush().await.unwrap();
+    assert_eq!(events.alerts(), [], "by default nobody watches");
+    assert_eq!(tokens.get(&user("alice"), key.record.id).await.unwrap().habits, None);
+}
+
+#[tokio::test]
+async fn a_key_that_many_use_is_told_once_until_it_has_ended() {
+    let mut world = World::new(Watch::default()).await;
+    let key = world.key().await;
+    let five = ["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.5"];
+    let alerts = world.visit(&key, five).await;
+    let shared = Alert::SharedToken { networks: 5, seconds: 600 };
+    assert_eq!(kinds(&alerts), [Alert::NewNetwork, Alert::NewNetwork, Alert::NewNetwork, shared]);
+    let json = serde_json::to_value(&alerts[3]).unwrap();
+    assert_eq!((&json["event"], &json["count"]), (&"shared_token".into(), &5.into()));
+    assert_eq!(json["reason"], "used from 5 networks within 600 seconds");
+    for round in 0..20 {
+        world.clock.advance(4 * MINUTE);
+        assert_eq!(world.visit(&key, five).await.len(), 0, "round {round}: it goes on");
+        if round % 7 == 3 {
+            world.restart().await;
+        }
+    }
+    world.clock.advance(11 * MINUTE);
+    assert_eq!(world.visit(&key, five.into_iter().take(4)).await.len(), 0, "four are not five");
+    assert_eq!(kinds(&world.visit(&key, five).await), [shared], "it began anew");
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_addresses_are_a_handful_of_alerts_and_sixteen_networks() {
+    let alone = Watch::default().with_sharing(None);
+    for (watch, addresses, most) in [(Watch::default(), 100_000_u32, 4), (alone, 2_000, MAX_NETWORKS + 1)] {
+        let world = World::new(watch).await;
+        let key = world.key().await;
+        for n in 0..addresses {
+            let ip = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+            assert_eq!(ask(&world.app, &key, ip, None).await.status, 200);
+            world.clock.advance(Duration::from_millis(1));
+        }
+        world.tokens.flush().await.unwrap();
+        assert!(world.alerts().len() <= most, "{} alerts", world.alerts().len());
+        let record = world.tokens.get(&user("alice"), key.record.id).await.unwrap();
+        let habits = record.habits.unwrap();
+        assert_eq!(habits.networks.len(), MAX_NETWORKS);
+        assert!(serde_json::to_string(&habits).unwrap().len() < 1024);
+    }
+}
+
+#[tokio::test]
+async fn what_could_not_be_written_is_not_told_again() {
+    let (clock, events) = (ManualClock::at(start()), RecordingSink::default());
+    let store = Arc::new(UnrulyStore::default());
+    let tokens = manager(store.clone(), &clock, &events, Some(Watch::default()));
+    let (app, key) = (app(&tokens), tokens.create(&user("alice"), NewToken::named("x")).await.unwrap());
+    store.set_usage_failing(true);
+    for _ in 0..5 {
+        for ip in [HOME, "198.51.100.9"] {
+            assert_eq!(ask(&app, &key, ip.parse().unwrap(), None).await.status, 200);
+        }
+        assert!(tokens.flush().await.is_err());
+        // The record is loaded again, and says nothing of it.
+        clock.advance(Duration::from_secs(6));
+    }
+    let new = |alert: &&Alert| **alert == Alert::NewNetwork;
+    assert_eq!(events.alerts().iter().filter(new).count(), 1, "{:?}", events.alerts());
+    store.set_usage_failing(false);
+    tokens.flush().await.unwrap();
+    let stored = store.get(Owner::User(&user("alice")), key.record.id).await.unwrap().unwrap();
+    assert_eq!((stored.habits.unwrap().networks.len(), stored.request_count), (2, 10));
+}
+
+#[tokio::test]
+async fn several_processes_learn_from_one_another() {
+    let world = World::new(Watch::default()).await;
+    let (neighbour, their_app, their_events) = world.neighbour().await;
+    let key = world.key().await;
+    let ip = |ip: &str| ip.parse().unwrap();
+    world.visit(&key, [HOME]).await;
+    world.tokens.flush().await.unwrap();
+    assert_eq!(ask(&their_app, &key, ip(HOME), None).await.status, 200);
+    assert_eq!(world.visit(&key, ["198.51.100.9"]).await.len(), 1);
+    assert_eq!(ask(&their_app, &key, ip("198.51.100.9"), None).await.status, 200);
+    assert_eq!(their_events.alerts(), [Alert::NewNetwork], "at worst each tells once");
+    world.tokens.flush().await.unwrap();
+    neighbour.flush().await.unwrap();
+    assert_eq!(world.visit(&key, ["203.0.113.9"]).await.len(), 1);
+    world.tokens.flush().await.unwrap();
+    world.clock.advance(Duration::from_secs(6));
+    assert_eq!(ask(&their_app, &key, ip("203.0.113.9"), None).await.status, 200);
+    assert_eq!(their_events.alerts().len(), 1, "what one knew for the time of a reload, all know");
+}
+
+// ---- user agents -----------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn another_program_is_told_once_and_another_version_is_none() {
+    let mut world = World::new(Watch::default().with_user_agents(true)).await;
+    let key = world.key().await;
+    for agent in ["curl/8.5.0", "curl/8.5.0", "curl/8.14.1"] {
+        assert_eq!(world.visit_by(&key, agent).await.len(), 0, "{agent}");
+    }
+    let alerts = world.visit_by(&key, "python-requests/2.32.3\u{9}x").await;
+    assert_eq!(kinds(&alerts), [Alert::NewUserAgent]);
+    let reason = alerts[0].reason.as_deref().unwrap();
+    assert_eq!(reason, "none of the 1 programs that are known of it: python-requests/2.32.3 x");
+    assert_eq!(alerts[0].client_ip, Some(HOME.parse().unwrap()));
+    assert_eq!(world.visit_by(&key, "curl/9").await.len(), 0);
+    world.restart().await;
+    world.clock.advance(HOUR);
+    for agent in ["python-requests/3.0\u{9}x", "curl/8.5.0"] {
+        assert_eq!(world.visit_by(&key, agent).await.len(), 0, "{agent} after a restart");
+    }
+    let long = "a b ".repeat(1000);
+    let alerts = world.visit_by(&key, &long).await;
+    assert!(alerts[0].reason.as_deref().unwrap().len() < 150, "{alerts:?}");
+}
+
+#[tokio::test]
+async fn no_secret_in_a_user_agent_is_told() {
+    let world = World::new(Watch::default().with_user_agents(true)).await;
+    let (key, other) = (world.key().await, world.key().await);
+    let jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.abc-def-ghi-jkl-mno-pqr-stu-vwx";
+    let secrets = [key.key.expose(), other.key.expose(), jwt];
+    let half = &key.key.expose()[14..34];
+    world.visit_by(&key, "curl/8").await;
+    for (n, agent) in secrets.into_iter().chain([half]).enumerate() {
+        for agent in [agent.to_owned(), format!("{} client {agent} of {n}", "x".repeat(n + 50))] {
+            // In a request that finds the key in the cache, and in one that does not.
+            world.clock.advance(6 * Duration::from_secs(n as u64 % 2));
+            let alerts = world.visit_by(&key, &agent).await;
+            for secret in secrets.into_iter().chain([half]) {
+                let text = serde_json::to_string(&world.events.events()).unwrap();
+                let part = &secret[secret.len() - 12..];
+                assert!(!text.contains(part), "{alerts:?}");
+                assert!(!format!("{alerts:?}").contains(part));
+            }
+        }
+    }
+}
+
+// ---- spikes ----------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_spike_against_its_own_past_is_told_once_an_hour() {
+    let watch = Watch::default().with_spike(Some(Spike::new(10, 100).unwrap()));
+    let mut world = World::new(watch).await;
+    let key = world.key().await;
+    let use_it = async |world: &World, times: usize| {
+        world.visit(&key, std::iter::repeat_n(HOME, times)).await;
+        world.tokens.flush().await.unwrap();
+        kinds(&world.alerts())
+    };
+    assert_eq!(use_it(&world, 500).await, [], "on its first day it has no past");
+    for _ in 0..30 {
+        world.clock.advance(HOUR);
+        assert_eq!(use_it(&world, 20).await, []);
+    }
+    world.clock.advance(90 * DAY / 3);
+    // Half of the busiest hour is forgotten each week: of 500 about 25 are left.
+    assert_eq!(use_it(&world, 90).await, [], "that is not worth a look");
+    assert_eq!(use_it(&world, 90).await, [], "and that is not ten times as much");
+    world.restart().await;
+    let alerts = use_it(&world, 120).await;
+    let [Alert::UsageSpike { requests: 300, usual: 20..=30 }] = alerts[..] else { panic!("{alerts:?}") };
+    let json = serde_json::to_value(&world.alerts()[0]).unwrap();
+    assert_eq!((&json["event"], &json["count"]), (&"usage_spike".into(), &300.into()));
+    assert!(json["reason"].as_str().unwrap().starts_with("300 requests in this hour, and 2"), "{json}");
+    assert_eq!((&json["token_id"], &json["client_ip"]), (&key.record.id.to_string().into(), &HOME.into()));
+    assert_eq!(use_it(&world, 500).await, [], "once");
+    world.restart().await;
+    assert_eq!(use_it(&world, 500).await, [], "after a restart as well");
+    world.clock.advance(HOUR);
+    assert_eq!(use_it(&world, 1300).await, [], "that is its usual now");
+}
+
+// ---- keys that ended -------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn dead_keys_are_told_once_an_hour_and_a_straggler_by_another_name() {
+    let world = World::new(Watch::default()).await;
+    let (revoked, rotated) = (world.key().await, world.key().await);
+    world.tokens.revoke(&user("alice"), revoked.record.id).await.unwrap();
+    world.tokens.rotate(&user("alice"), rotated.record.id, Some(DAY)).await.unwrap();
+    assert_eq!(world.visit(&rotated, [HOME]).await.len(), 0, "within the overlap");
+    world.clock.advance(DAY);
+    for (key, alert) in [(&revoked, Alert::RevokedTokenUsed), (&rotated, Alert::RotatedTokenUsed)] {
+        world.events.clear();
+        for seconds in 0..600 {
+            assert_eq!(ask(&world.app, key, [192, 0, 2, (seconds % 7) as u8].into(), None).await.status, 401);
+            world.clock.advance(Duration::from_secs(1));
+        }
+        assert_eq!(world.events.alerts(), [alert]);
+        let told = &world.alerts()[0];
+        assert_eq!((told.token, told.owner.clone()), (Some(key.record.id), Some(user("alice"))));
+        assert_eq!(told.client_ip, Some([192, 0, 2, 0].into()));
+        world.clock.advance(HOUR);
+        ask(&world.app, key, HOME.parse().unwrap(), None).await;
+        assert_eq!(world.events.alerts(), [alert, alert], "an hour later");
+    }
+}
+
+#[tokio::test]
+async fn a_successor_knows_what_its_predecessor_knew() {
+    let mut world = World::new(Watch::default()).await;
+    let old = world.key().await;
+    world.visit(&old, [HOME, "198.51.100.9"]).await;
+    // What is known is not written yet.
+    let new = world.tokens.rotate(&user("alice"), old.record.id, None).await.unwrap();
+    assert_eq!(world.visit(&new, [HOME, "198.51.100.9"]).await.len(), 0);
+    assert_eq!(kinds(&world.visit(&new, ["203.0.113.9"]).await), [Alert::NewNetwork]);
+    world.restart().await;
+    let newest = world.tokens.rotate(&user("alice"), new.record.id, None).await.unwrap();
+    assert_eq!(
+        kinds(&world.visit(&newest, ["203.0.113.10"]).await),
+        [Alert::NewNetwork],
+        "even by its first use"
+    );
+    assert_eq!(world.visit(&newest, [HOME, "203.0.113.9"]).await.len(), 0);
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_key_goes_with_it() {
+    let world = World::new(Watch::default()).await;
+    let key = world.key().await;
+    world.visit(&key, [HOME]).await;
+    world.tokens.flush().await.unwrap();
+    world.tokens.revoke(&user("alice"), key.record.id).await.unwrap();
+    world.clock.advance(31 * DAY);
+    assert_eq!(world.tokens.cleanup(&operator()).await.unwrap().removed, 1);
+    let path = world.directory.path().join("tokens.db");
+    let file = rusqlite_count(&path);
+    assert_eq!(file, 0, "rows of use that are left");
+}
+
+/// How many rows of use there are in the file.
+fn rusqlite_count(path: &std::path::Path) -> i64 {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.query_row("SELECT count(*) FROM usage", [], |row| row.get(0)).unwrap()
+}
+
+// ---- traps -----------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_trap_never_works_and_whoever_presents_it_is_told_of() {
+    let world = World::new(Watch::default()).await;
+    let ops = user("ops");
+    let trap = world.tokens.create(&ops, NewToken::named("backup").as_honeytoken()).await.unwrap();
+    let unknown = world.key().await;
+    let ended = world.key().await;
+    world.tokens.revoke(&user("alice"), ended.record.id).await.unwrap();
+    world.events.clear();
+    let ip: IpAddr = "198.51.100.66".parse().unwrap();
+    let mut junk = Request::get("/").header("x-api-key", format!("{}x", unknown.key.expose()));
+    junk = junk.header("accept", "*/*");
+    let wrong = send(&world.app, junk.body(Body::empty()).unwrap()).await.comparable();
+    for _ in 0..100 {
+        let answer = ask(&world.app, &trap, ip, None).await;
+        assert_eq!(answer.clone().comparable(), wrong, "like any other wrong key, byte for byte");
+        let answer = ask(&world.app, &ended, ip, None).await;
+        assert_eq!(answer.comparable(), wrong);
+        world.clock.advance(Duration::from_secs(1));
+    }
+    let told: Vec<_> =
+        world.alerts().into_iter().filter(|event| event.token == Some(trap.record.id)).collect();
+    assert_eq!(kinds(&told), [Alert::HoneytokenUsed]);
+    assert_eq!((told[0].client_ip, told[0].owner.clone()), (Some(ip), Some(ops.clone())));
+    assert_eq!(serde_json::to_value(&told[0]).unwrap()["event"], "honeytoken_used");
+
+    world.clock.advance(1000 * DAY);
+    world.tokens.cleanup(&operator()).await.unwrap();
+    assert_eq!(ask(&world.app, &trap, ip, None).await.status, 401);
+    assert_eq!(world.events.alerts().last(), Some(&Alert::HoneytokenUsed), "it never wears out");
+}
+
+#[tokio::test]
+async fn a_trap_looks_like_a_key_and_is_none() {
+    let world = World::new(Watch::default()).await;
+    let alice = user("alice");
+    let keys = [world.key().await, world.key().await, world.key().await];
+    assert!(matches!(world.tokens.create(&alice, NewToken::named("x")).await, Err(TokenError::LimitReached)));
+    let new = || NewToken::named("trap").for_user(alice.clone()).as_honeytoken();
+    let trap = world.tokens.create(&operator(), new()).await.unwrap();
+    let id: TokenId = trap.record.id;
+    world.tokens.revoke(&alice, keys[0].record.id).await.unwrap();
+    world.tokens.create(&alice, NewToken::named("one more")).await.expect("a trap counts against no limit");
+
+    let shown = world.tokens.get(&alice, id).await.unwrap();
+    assert_eq!(world.tokens.status(&shown), TokenStatus::Active);
+    world.clock.advance(360 * DAY);
+    let expiring = ListQuery::default().with_expiring_within(30 * DAY);
+    let expiring = world.tokens.list(&alice, expiring).await.unwrap().tokens;
+    assert!(expiring.iter().all(|record| record.id != id), "it does not expire");
+    for actor in
+        [world.tokens.rotate(&alice, id, None).await, world.tokens.rotate(&operator(), id, None).await]
+    {
+        assert!(matches!(actor, Err(TokenError::Conflict)), "nothing that works comes of it");
+    }
+    for wrong in [new().with_lifetime(DAY), new().as_child()] {
+        assert!(matches!(world.tokens.create(&operator(), wrong).await, Err(TokenError::Invalid(_))));
+    }
+    world.tokens.revoke(&alice, id).await.unwrap();
+    world.events.clear();
+    ask(&world.app, &trap, HOME.parse().unwrap(), None).await;
+    assert_eq!(world.events.alerts(), [Alert::RevokedTokenUsed]);
+}
+
+#[tokio::test]
+async fn administrators_set_traps_and_see_them_and_others_do_neither() {
+    let world = World::new(Watch::default()).await;
+    let admin = NewToken::named("admin").with_roles(Grant::Only(RoleSet::new([ADMIN_ROLE]).unwrap()));
+    let admin = world.tokens.create(&user("root"), admin).await.unwrap();
+    let admin = admin.key.expose();
+    let body = r#"{"user_id": "ops", "name": "backup", "honeytoken": true}"#;
+    let made = send(&world.app, request("POST", "/admin/tokens", admin, body)).await;
+    assert_eq!((made.status.as_u16(), &made.json()["honeytoken"]), (201, &true.into()), "{made:?}");
+    let owner = world.tokens.create(&user("ops"), NewToken::named("x")).await.unwrap();
+    let list = send(&world.app, request("GET", "/admin/tokens?user_id=ops", admin, "")).await.json();
+    let marks: Vec<_> = list["tokens"].as_array().unwrap().iter().map(|token| &token["honeytoken"]).collect();
+    assert_eq!(marks, [&serde_json::json!(false), &serde_json::json!(true)]);
+    let list = send(&world.app, request("GET", "/api/keys", owner.key.expose(), "")).await;
+    assert_eq!(list.json()["tokens"].as_array().unwrap().len(), 2);
+    assert!(!String::from_utf8_lossy(&list.body).contains("honeytoken"), "{list:?}");
+    let tokens = list.json()["tokens"].clone();
+    let names = |n: usize| tokens[n].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((names(0), &tokens[1]["status"]), (names(1), &"active".into()));
+    let own = send(
+        &world.app,
+        request("POST", "/api/keys", owner.key.expose(), r#"{"name": "x", "honeytoken": true}"#),
+    );
+    assert_eq!(own.await.status, 400);
+    for wrong in [r#""expires_in_days": 9"#, r#""child": true"#] {
+        let body = format!(r#"{{"user_id": "ops", "name": "x", "honeytoken": true, {wrong}}}"#);
+        assert_eq!(
+            send(&world.app, request("POST", "/admin/tokens", admin, &body)).await.status,
+            400,
+            "{wrong}"
+        );
+    }
+    assert_eq!(ask(&world.app, &owner, HOME.parse().unwrap(), None).await.status, 200);
+}
+
+#[tokio::test]
+async fn habits_that_others_wrote_are_taken_as_they_are() {
+    let world = World::new(Watch::default().with_sharing(Some(Sharing::new(2, HOUR).unwrap()))).await;
+    let key = world.key().await;
+    let store = SqliteStore::open(world.directory.path().join("tokens.db")).await.unwrap();
+    let mut usage = Usage::new(key.record.id, 1, world.clock.now());
+    usage.habits =
+        Some(serde_json::from_str(r#"{"networks":[[7,1e3]],"usual_milli":1}"#).unwrap_or_default());
+    store.record_usage(&[usage]).await.unwrap();
+    assert_eq!(world.visit(&key, [HOME]).await.len(), 0);
+    let owner: UserId = user("alice");
+    assert!(world.tokens.get(&owner, key.record.id).await.unwrap().habits.is_some());
+}
