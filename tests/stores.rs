@@ -858,3 +858,81 @@ impl TokenStore for FlawedStore {
         self.lock().map(|_| Changes::of(ChangeCursor(0), Vec::new()))
     }
 }
+
+/// What the work grows with.
+#[cfg(target_os = "linux")]
+mod growth {
+    use std::time::Duration;
+
+    use keyward::token::Lifetimes;
+
+    use super::*;
+
+    /// How long this thread has worked: what others do on the machine does not count.
+    fn worked() -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs().try_into().unwrap())
+    }
+
+    /// Panics if four times as many tokens cost clearly more than four times as much: work that grows with the square
+    /// costs sixteen times as much.
+    async fn assert_linear(what: &str, few: u64, cost: impl AsyncFn(u64) -> Duration) {
+        let fastest = async |tokens| {
+            let costs = [cost(tokens).await, cost(tokens).await, cost(tokens).await];
+            costs.into_iter().min().unwrap()
+        };
+        let (once, fourfold) = (fastest(few).await, fastest(4 * few).await);
+        let bound = 8 * once + Duration::from_millis(5);
+        assert!(fourfold <= bound, "{what}: {once:?} for {few} tokens, {fourfold:?} for four times as many");
+    }
+
+    fn numbered(number: u64) -> TokenRecord {
+        let id = (0x019a_9d5a_7c00_7abc_8def_0000_0000_0000 + u128::from(number)).to_be_bytes();
+        let digest = TokenDigest::of(&number.to_be_bytes());
+        TokenRecord::new(
+            TokenId::from_bytes(id).unwrap(),
+            digest,
+            UserId::new("alice").unwrap(),
+            UnixTime::EPOCH,
+        )
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_long_chain_of_tokens_costs_as_much_as_it_is_long() {
+        let alice = UserId::new("alice").unwrap();
+        let proof = AdminProof::operator("ops", "a test").unwrap();
+        for owner in [Owner::User(&alice), Owner::Any(&proof)] {
+            assert_linear("revocation of a chain", 800, async |tokens| {
+                let store = MemoryStore::new();
+                for number in 0..tokens {
+                    let mut record = numbered(number);
+                    record.created_by = number.checked_sub(1).map(|maker| numbered(maker).id);
+                    store.insert(&record, None).await.unwrap();
+                }
+                let begun = worked();
+                let revoked = store.revoke(owner, numbered(0).id, UnixTime::EPOCH, Reach::Minted).await;
+                assert_eq!(revoked.unwrap().unwrap().others.len() as u64, tokens - 1);
+                worked() - begun
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_removal_of_many_tokens_of_one_user_costs_as_much_as_they_are_many() {
+        let proof = AdminProof::operator("ops", "a test").unwrap();
+        assert_linear("removal", 500, async |tokens| {
+            let store = MemoryStore::new();
+            for number in 0..tokens {
+                let mut record = numbered(number);
+                record.revoked_at = Some(UnixTime::EPOCH);
+                store.insert(&record, None).await.unwrap();
+            }
+            let purge = Purge::new(UnixTime::EPOCH, Lifetimes::default(), u32::MAX);
+            let begun = worked();
+            assert_eq!(store.purge(&proof, &purge).await.unwrap().removed, tokens);
+            worked() - begun
+        })
+        .await;
+    }
+}

@@ -15,7 +15,7 @@ use crate::{
     store::{
         Change, Claimed, Denials, Ended, JwtId, JwtRevocation, Owner, Page, Purge, Purged, Reach, Revoked,
         Room, Rotation, StoreError, StoreErrorKind, TokenStore, Usage, UserState, UserStatus, Warnings,
-        audit::MemoryAudit, family::followers,
+        audit::MemoryAudit, family::Links,
     },
     time::UnixTime,
     token::TokenRecord,
@@ -41,6 +41,7 @@ struct Tokens {
     by_id: BTreeMap<TokenId, TokenRecord>,
     ids: HashMap<TokenDigest, TokenId>,
     own: HashMap<UserId, BTreeSet<TokenId>>,
+    links: Links,
     reminders: Reminders,
     /// Whoever ever had a token.
     owners: HashSet<UserId>,
@@ -92,6 +93,7 @@ impl Tokens {
         self.owners.insert(record.owner.clone());
         self.ids.insert(record.digest, record.id);
         self.own.entry(record.owner.clone()).or_default().insert(record.id);
+        self.links.add(record);
         if record.expires_at.is_some() {
             self.reminders.set(record.id, Some(UnixTime::EPOCH));
         }
@@ -140,15 +142,15 @@ impl Tokens {
     /// What goes with the token `id` of `user`.
     fn followers(&self, owner: Owner<'_>, user: &UserId, id: TokenId, reach: Reach) -> Vec<TokenId> {
         let mut reached = HashSet::from([id]);
-        match (reach, owner) {
-            (Reach::Minted, Owner::Any(_)) => followers(&mut reached, reach, &self.by_id.values()),
-            _ => followers(&mut reached, reach, &self.of(Owner::User(user)).collect::<Vec<_>>()),
-        }
+        let scope = if reach == Reach::Minted { owner } else { Owner::User(user) };
+        let within = |id| self.by_id.get(&id).is_some_and(|record| scope.includes(&record.owner));
+        self.links.followers(&mut reached, reach, within)
     }
 
     fn remove(&mut self, id: TokenId) -> bool {
         let Some(record) = self.by_id.remove(&id) else { return false };
         self.ids.remove(&record.digest);
+        self.links.remove(&record);
         self.reminders.set(id, None);
         if let Some(own) = self.own.get_mut(&record.owner) {
             own.remove(&id);
@@ -247,8 +249,12 @@ impl TokenStore for MemoryStore {
         tokens.require_active(&old.owner)?;
         tokens.insert(&rotation.successor)?;
         let tokens = &mut *tokens;
-        for other in tokens.own.get(&old.owner).into_iter().flatten() {
-            tokens.by_id.entry(*other).and_modify(|record| rotation.adopt(id, record));
+        let children: Vec<_> = tokens.links.children(id).collect();
+        for child in children {
+            let Some(record) = tokens.by_id.get_mut(&child) else { continue };
+            tokens.links.remove(record);
+            rotation.adopt(id, record);
+            tokens.links.add(record);
         }
         tokens.by_id.insert(id, old.clone());
         Ok(Some(old))
