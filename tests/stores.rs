@@ -103,6 +103,7 @@ enum Flaw {
     ForgetsLimit,
     LimitsAllUsersTogether,
     LimitCountsTheDead,
+    LimitCountsTraps,
     LimitIsCheckedTooEarly,
     LimitIsCheckedTooLate,
     FindsByPrefix,
@@ -158,6 +159,7 @@ enum Flaw {
     MakesNoRoom,
     MakesRoomAlways,
     MakesRoomByAge,
+    MakesRoomForTraps,
     MakesRoomTooEarly,
     MakesTooMuchRoom,
     SparesNobody,
@@ -208,6 +210,7 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::ForgetsLimit, &["limits::limits_refuse_one_more", "limits::a_limit_of_zero_refuses"]),
     (Flaw::LimitsAllUsersTogether, &["limits::other_users_do_not_count"]),
     (Flaw::LimitCountsTheDead, &["limits::dead_tokens_do_not_count"]),
+    (Flaw::LimitCountsTraps, &["limits::traps_do_not_count"]),
     (Flaw::LimitIsCheckedTooEarly, &["racing::limits_hold"]),
     (Flaw::LimitIsCheckedTooLate, &["limits::refused_tokens_leave_nothing_behind"]),
     (Flaw::FindsByPrefix, &["storing::digests_are_compared_in_full"]),
@@ -276,6 +279,7 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::MakesNoRoom, &["room::the_longest_unused_gives_way", "racing::room_is_made_for_each"]),
     (Flaw::MakesRoomAlways, &["room::where_there_is_room_nothing_is_revoked"]),
     (Flaw::MakesRoomByAge, &["room::the_longest_unused_gives_way"]),
+    (Flaw::MakesRoomForTraps, &["room::traps_neither_give_way_nor_take_room"]),
     (Flaw::MakesRoomTooEarly, &["racing::room_is_made_for_each"]),
     (Flaw::MakesTooMuchRoom, &["room::one_gives_way_to_one"]),
     (Flaw::SparesNobody, &["room::spared_tokens_do_not_give_way"]),
@@ -396,7 +400,9 @@ impl FlawedStore {
             .values()
             .filter(|other| other.owner == record.owner || self.has(Flaw::LimitsAllUsersTogether));
         let counts = |other: &TokenRecord| {
-            other.counts_as_active(record.created_at) || self.has(Flaw::LimitCountsTheDead)
+            other.counts_as_active(record.created_at)
+                || self.has(Flaw::LimitCountsTheDead)
+                || (other.honeytoken && self.has(Flaw::LimitCountsTraps))
         };
         let active = own.filter(|other| counts(other)).count();
         Ok(!self.has(Flaw::ForgetsLimit) && limit.is_some_and(|limit| active >= limit as usize))
@@ -708,6 +714,9 @@ impl TokenStore for FlawedStore {
                 self.lock()?.values().filter(|own| owner.includes(&own.owner)).cloned().collect();
             if self.has(Flaw::MakesRoomByAge) {
                 own.iter_mut().for_each(|record| record.last_used = None);
+            }
+            if self.has(Flaw::MakesRoomForTraps) {
+                own.iter_mut().for_each(|record| record.honeytoken = false);
             }
             let Some(chosen) = room.choose(&own, at)?.map(|chosen| chosen.id) else { break };
             if self.has(Flaw::MakesRoomTooEarly) {

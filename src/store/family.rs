@@ -89,7 +89,7 @@ impl Room {
     ///
     /// It is the one that was unused for the longest of those that
     /// [count as active](TokenRecord::counts_as_active); a token that was never used counts from its creation, and of
-    /// two the older one goes.
+    /// two the older one goes. A trap is never used, and neither gives way nor takes room.
     ///
     /// # Errors
     /// [`StoreErrorKind::LimitReached`] when there is no room and none may give way.

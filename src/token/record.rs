@@ -142,10 +142,10 @@ impl TokenRecord {
     }
 
     /// Whether it counts against the limit of active tokens of a user: neither revoked nor expired at
-    /// `now`. A replaced one counts until its overlap ends.
+    /// `now`, and no trap. A replaced one counts until its overlap ends.
     #[must_use]
     pub fn counts_as_active(&self, now: UnixTime) -> bool {
-        self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
+        !self.honeytoken && self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
     }
 
     /// When it was last used, as far as written; when it was made, if it was not used since.

@@ -85,7 +85,7 @@ pub(super) fn insert(
             let active: i64 = transaction
                 .prepare_cached(
                     "SELECT count(*) FROM tokens WHERE user_id = ?1 AND revoked_at IS NULL \
-                     AND (expires_at IS NULL OR expires_at > ?2)",
+                     AND (expires_at IS NULL OR expires_at > ?2) AND honeytoken IS NOT 1",
                 )?
                 .query_row(params![record.owner.as_str(), record.created_at.as_millis()], |row| row.get(0))?;
             if active >= i64::from(limit) {

@@ -37,6 +37,13 @@ pub async fn dead_tokens_do_not_count(store: &dyn TokenStore) {
     assert_refused_at(store, &token(11, "alice"), 2).await;
 }
 
+/// Traps do not count: they open nothing, and their owner may not know of them.
+pub async fn traps_do_not_count(store: &dyn TokenStore) {
+    stored(store, TokenRecord { honeytoken: true, ..token(1, "alice") }).await;
+    store.insert(&token(2, "alice"), Some(1)).await.expect("insert of the first token beside a trap");
+    assert_refused_at(store, &token(3, "alice"), 1).await;
+}
+
 /// Disabled tokens count: they can be enabled again.
 pub async fn disabled_tokens_count(store: &dyn TokenStore) {
     stored(store, TokenRecord { disabled_at: Some(later(1)), ..token(1, "alice") }).await;

@@ -278,6 +278,7 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         limits_refuse_one_more
         refused_tokens_leave_nothing_behind
         dead_tokens_do_not_count
+        traps_do_not_count
         disabled_tokens_count
         expiry_is_judged_at_the_new_tokens_time
         other_users_do_not_count
@@ -297,6 +298,7 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         where_there_is_room_nothing_is_revoked
         the_longest_unused_gives_way
         spared_tokens_do_not_give_way
+        traps_neither_give_way_nor_take_room
         one_gives_way_to_one
         what_ends_with_it_gives_way_too
     }

@@ -57,6 +57,14 @@ pub async fn spared_tokens_do_not_give_way(store: &dyn TokenStore) {
     assert_eq!(numbers(&make_room(store, &new, room).await), ids([2]), "what gives way");
 }
 
+/// A trap is never used, yet it does not give way, and takes no room.
+pub async fn traps_neither_give_way_nor_take_room(store: &dyn TokenStore) {
+    let trap = stored(store, TokenRecord { honeytoken: true, ..token(1, "alice") }).await;
+    assert_eq!(make_room(store, &token(2, "alice"), Room::new(1)).await, [], "beside a trap there is room");
+    assert_eq!(numbers(&make_room(store, &token(3, "alice"), Room::new(1)).await), ids([2]));
+    assert_same("the trap", &current(store, &trap).await, &trap);
+}
+
 /// With more tokens than the limit allows, one gives way to one.
 pub async fn one_gives_way_to_one(store: &dyn TokenStore) {
     for n in 1..=5 {
