@@ -37,6 +37,9 @@ pub struct UserId(Arc<str>);
 #[non_exhaustive]
 pub struct InvalidUserId;
 
+/// How the ids begin of users who registered without one, and of static tokens without a label.
+const MADE_UP: [&str; 2] = ["public:", "static:"];
+
 impl UserId {
     /// The longest user id, in bytes.
     pub const MAX_BYTES: usize = 255;
@@ -60,6 +63,21 @@ impl UserId {
     /// For ids that keyward itself makes and that are valid by construction.
     pub(crate) fn from_valid(id: String) -> Self {
         Self(id.into())
+    }
+
+    /// Whether keyward made the id up for somebody of whom it knows nothing, from a hash or at random. Nobody
+    /// [registers](crate::TokenManager::register) under it, so it need not be kept when its tokens are gone.
+    ///
+    /// ```
+    /// use keyward::UserId;
+    ///
+    /// assert!(UserId::new("public:0f2c7d52-9a3e-4f0b-8d3c-5a1e7b9c2d46")?.is_made_up());
+    /// assert!(!UserId::new("alice")?.is_made_up());
+    /// # Ok::<(), keyward::id::InvalidUserId>(())
+    /// ```
+    #[must_use]
+    pub fn is_made_up(&self) -> bool {
+        MADE_UP.iter().any(|prefix| self.0.starts_with(prefix))
     }
 
     /// The id as the application gave it.

@@ -43,7 +43,7 @@ struct Tokens {
     own: HashMap<UserId, BTreeSet<TokenId>>,
     links: Links,
     reminders: Reminders,
-    /// Whoever ever had a token.
+    /// Whoever ever had a token, but for ids that are made up.
     owners: HashSet<UserId>,
     users: HashMap<UserId, UserState>,
     jwts: HashMap<JwtId, UnixTime>,
@@ -90,7 +90,9 @@ impl Tokens {
         if self.by_id.contains_key(&record.id) || self.ids.contains_key(&record.digest) {
             return Err(StoreErrorKind::Duplicate.into());
         }
-        self.owners.insert(record.owner.clone());
+        if !record.owner.is_made_up() {
+            self.owners.insert(record.owner.clone());
+        }
         self.ids.insert(record.digest, record.id);
         self.own.entry(record.owner.clone()).or_default().insert(record.id);
         self.links.add(record);
@@ -365,5 +367,26 @@ impl TokenStore for MemoryStore {
         let gone = UserState::new(user.clone(), UserStatus::Offboarded).with_jwts_not_before(Some(at));
         tokens.put_state(&gone);
         tokens.revoke_all(user, at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_ids_that_are_made_up_nothing_stays() {
+        let store = MemoryStore::new();
+        for (n, owner) in (1..).zip(["alice", "keyward:admin", "public:6b1d", "static:3f5c"]) {
+            let owner = UserId::new(owner).unwrap();
+            let id = TokenId::from_bytes([n; 16]).unwrap();
+            store
+                .register(&TokenRecord::new(id, TokenDigest::of(&[n]), owner, UnixTime::EPOCH))
+                .await
+                .unwrap();
+        }
+        let mut kept: Vec<_> = store.read().owners.iter().map(|owner| owner.as_str().to_owned()).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, ["alice", "keyward:admin"]);
     }
 }

@@ -178,7 +178,8 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
 
     /// Stores the first token of a new user, who is not new any more from then on. New is whose id the store has
     /// never seen: no token of theirs was ever stored, whatever became of it, and no state was set. So whoever
-    /// takes tokens away for good must keep the ids of their owners.
+    /// takes tokens away for good must keep the ids of their owners; not those that are
+    /// [made up](UserId::is_made_up), of which there may be one for each token, and which nobody asks for.
     ///
     /// A store that does not keep those leaves this as it is.
     ///

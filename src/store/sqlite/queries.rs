@@ -289,9 +289,11 @@ pub(super) fn insert_row(transaction: &Transaction<'_>, record: &TokenRecord) ->
         )?
         .execute(rusqlite::params_from_iter(usage))?;
     // Stays when the token is gone: nobody else can become this user.
-    transaction
-        .prepare_cached("INSERT OR IGNORE INTO owners (user_id) VALUES (?1)")?
-        .execute([record.owner.as_str()])?;
+    if !record.owner.is_made_up() {
+        transaction
+            .prepare_cached("INSERT OR IGNORE INTO owners (user_id) VALUES (?1)")?
+            .execute([record.owner.as_str()])?;
+    }
     log_change(transaction, record)
 }
 

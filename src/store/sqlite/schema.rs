@@ -122,7 +122,8 @@ const MIGRATIONS: [&str; 7] = [
     CREATE TABLE owners (
         user_id TEXT NOT NULL PRIMARY KEY
     ) STRICT, WITHOUT ROWID;
-    INSERT INTO owners SELECT DISTINCT user_id FROM tokens;
+    INSERT INTO owners SELECT DISTINCT user_id FROM tokens
+        WHERE user_id NOT GLOB 'public:*' AND user_id NOT GLOB 'static:*';
 ",
 ];
 

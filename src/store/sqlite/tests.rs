@@ -271,6 +271,29 @@ async fn whose_tokens_are_all_gone_is_still_no_new_user() {
 }
 
 #[tokio::test]
+async fn of_ids_that_are_made_up_nothing_stays() {
+    let (_directory, path, store) = open().await;
+    let owned = |number, owner: &str| TokenRecord { owner: UserId::new(owner).unwrap(), ..record(number) };
+    store.insert(&owned(1, "alice"), None).await.unwrap();
+    store.insert(&owned(2, "keyward:admin"), None).await.unwrap();
+    store.register(&owned(3, "public:0f2c7d52-9a3e-4f0b-8d3c-5a1e7b9c2d46")).await.unwrap();
+    store.insert(&owned(4, "public:6b1d"), None).await.unwrap();
+    store.insert(&owned(5, "static:3f5c"), None).await.unwrap();
+    let kept = || {
+        let connection = Connection::open(&path).unwrap();
+        let mut statement = connection.prepare("SELECT user_id FROM owners").unwrap();
+        let owners: Result<Vec<String>, _> = statement.query_map([], |row| row.get(0)).unwrap().collect();
+        owners.unwrap()
+    };
+    assert_eq!(kept(), ["alice", "keyward:admin"]);
+    drop(store);
+    let before = "DROP TABLE owners; PRAGMA user_version = 6";
+    Connection::open(&path).unwrap().execute_batch(before).unwrap();
+    drop(SqliteStore::open(&path).await.unwrap());
+    assert_eq!(kept(), ["alice", "keyward:admin"], "in a file of the version before");
+}
+
+#[tokio::test]
 async fn a_file_that_is_damaged_at_first_is_used_once_it_is_whole() {
     let (directory, path, whole) = open().await;
     whole.insert(&record(1), None).await.unwrap();
