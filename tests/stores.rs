@@ -147,6 +147,7 @@ enum Flaw {
     Fails,
     PutsExpiriesOff,
     LeavesChildrenBehind,
+    MovesTheDead,
     TakesEveryParent,
     RevokesOneAlone,
     RevokesChildrenOnly,
@@ -267,6 +268,7 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::WaitsForEver, &["storing::changes_without_a_cursor_return_at_once"]),
     (Flaw::PutsExpiriesOff, &["changing::an_expiry_only_comes_earlier"]),
     (Flaw::LeavesChildrenBehind, &["rotating::what_ends_with_it_moves_to_the_successor"]),
+    (Flaw::MovesTheDead, &["rotating::what_is_dead_stays_with_the_old_token"]),
     (Flaw::TakesEveryParent, &["families::dead_parents_take_no_children"]),
     (Flaw::RevokesOneAlone, &["families::what_ends_with_a_token_is_revoked_with_it"]),
     (Flaw::RevokesChildrenOnly, &["families::everything_made_through_a_token_is_revoked_on_demand"]),
@@ -645,6 +647,10 @@ impl TokenStore for FlawedStore {
         let mut records = self.lock()?;
         if !self.has(Flaw::LeavesChildrenBehind) {
             records.values_mut().for_each(|record| rotation.adopt(id, record));
+        }
+        if self.has(Flaw::MovesTheDead) {
+            let children = records.values_mut().filter(|record| record.parent == Some(id));
+            children.for_each(|record| record.parent = Some(rotation.successor.id));
         }
         records.insert(id, old.clone());
         Ok(Some(old))

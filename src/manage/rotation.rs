@@ -181,7 +181,8 @@ impl TokenManager {
         let what = What::Family([Some(old.digest), Some(successor.digest)], &old.owner);
         let _forget = Forget { inner: self.inner(), what };
         let old_end = self.lookup.now().saturating_add(overlap);
-        let rotation = Rotation::new(successor, old_end, old.revision);
+        let mut rotation = Rotation::new(successor, old_end, old.revision);
+        rotation.dead_by = Some(self.dead_by());
         let replaced = self.ask(self.inner().store.rotate(actor.scope(), id, &rotation)).await?;
         match replaced.and_then(|record| verify_owner(&self.inner().audit, actor.scope(), record)) {
             Some(record) if record.id == id => {
@@ -189,6 +190,11 @@ impl TokenManager {
             }
             _ => Err(self.missing(actor, id).await),
         }
+    }
+
+    /// What expired by then works no more, not even for reading.
+    pub(super) fn dead_by(&self) -> UnixTime {
+        self.lookup.now().saturating_sub(self.inner().lifetimes.longest_grace())
     }
 
     fn successor(

@@ -39,6 +39,9 @@ pub struct Change {
     pub revoked_at: Option<UnixTime>,
     /// By when it expires at the latest; no later use renews it. An earlier expiry stays.
     pub expires_by: Option<UnixTime>,
+    /// What expired by then works no more in any way. That is no change of the record: of tokens that end with it,
+    /// a store need not tell others of those. `None` is not known.
+    pub dead_by: Option<UnixTime>,
     /// The revision that the record must still have.
     pub if_revision: Option<u64>,
 }
@@ -68,6 +71,7 @@ impl Change {
             disabled_at,
             revoked_at,
             expires_by,
+            dead_by: _,
             if_revision: _,
         } = self.clone();
         record.name = name.unwrap_or_else(|| std::mem::take(&mut record.name));
@@ -100,6 +104,8 @@ pub struct Rotation {
     pub successor: TokenRecord,
     /// Until when the old one still works, unless it expires before.
     pub old_expires_at: UnixTime,
+    /// What expired by then works no more in any way. `None`, from [`new`](Self::new), is not known.
+    pub dead_by: Option<UnixTime>,
     /// The revision that the old record must still have.
     pub if_revision: u64,
 }
@@ -108,7 +114,7 @@ impl Rotation {
     /// A rotation to `successor`, for the old record at `if_revision`.
     #[must_use]
     pub fn new(successor: TokenRecord, old_expires_at: UnixTime, if_revision: u64) -> Self {
-        Self { successor, old_expires_at, if_revision }
+        Self { successor, old_expires_at, dead_by: None, if_revision }
     }
 
     /// Marks the old record as replaced. Stores that keep whole records call this, and store the
@@ -131,8 +137,12 @@ impl Rotation {
 
     /// Moves `child` to the successor, if it ended with `old` until now, and counts its revision up. Stores
     /// that keep whole records call this for the other tokens of the owner, in the same transaction.
+    ///
+    /// What is revoked, or expired by [`dead_by`](Self::dead_by), stays where it is: there may be many of those,
+    /// and nothing can become of them.
     pub fn adopt(&self, old: TokenId, child: &mut TokenRecord) {
-        if child.parent == Some(old) {
+        let expired = || child.expires_at.zip(self.dead_by).is_some_and(|(at, by)| at <= by);
+        if child.parent == Some(old) && child.revoked_at.is_none() && !expired() {
             child.parent = Some(self.successor.id);
             child.revision += 1;
         }

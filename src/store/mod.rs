@@ -98,7 +98,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Option<TokenRecord>, StoreError>;
 
     /// Stores the successor, marks the owner's record as replaced and moves the tokens that end with it to
-    /// the successor, all or nothing; returns the replaced record as it is then, `None` if there is none. No
+    /// the successor, but for [dead ones](Rotation::adopt), all or nothing; returns the replaced record as it is then, `None` if there is none. No
     /// limit counts here.
     ///
     /// # Errors
@@ -223,7 +223,8 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Waits until tokens may have been changed by another process since `since`, and says which: also
-    /// those that [end with](TokenRecord::parent) one that was switched off or on. A
+    /// those that [end with](TokenRecord::parent) one that was switched off or on, but for those that are revoked
+    /// or [dead](Change::dead_by). A
     /// call without a cursor returns at once, with the current one. The default waits for ever: then
     /// the cache's staleness bound alone limits how long another process's change goes unseen.
     async fn changes(&self, since: Option<ChangeCursor>) -> Result<Changes, StoreError> {

@@ -119,7 +119,7 @@ pub(super) fn update(
         change.apply(&mut record)?;
         replace_row(transaction, &record)?;
         if change.disabled_at.is_some() || change.revoked_at.is_some() {
-            log_children(transaction, id)?;
+            log_children(transaction, id, change.dead_by)?;
         }
         Ok(Some(record))
     })

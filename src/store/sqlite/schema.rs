@@ -124,6 +124,7 @@ const MIGRATIONS: [&str; 7] = [
     ) STRICT, WITHOUT ROWID;
     INSERT INTO owners SELECT DISTINCT user_id FROM tokens
         WHERE user_id NOT GLOB 'public:*' AND user_id NOT GLOB 'static:*';
+    CREATE INDEX tokens_children ON tokens (parent, expires_at) WHERE parent IS NOT NULL AND revoked_at IS NULL;
 ",
 ];
 

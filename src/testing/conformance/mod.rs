@@ -266,6 +266,7 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         successors_are_stored_whole
         replaced_tokens_name_their_successor
         what_ends_with_it_moves_to_the_successor
+        what_is_dead_stays_with_the_old_token
         overlaps_never_lengthen_a_life
         replaced_tokens_are_not_renewed
         tokens_are_replaced_once
