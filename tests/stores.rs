@@ -174,6 +174,8 @@ enum Flaw {
     RemovesFromTheStart,
     RemovesWhatIsNew,
     LeavesOrphans,
+    RemovesFamiliesAtOnce,
+    RemovesWithTheReplaced,
     WarnsAgain,
     WarnsTwice,
     WarnsNever,
@@ -295,6 +297,8 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::RemovesFromTheStart, &["purging::steps_join_without_gaps_or_repeats"]),
     (Flaw::RemovesWhatIsNew, &["purging::removal_and_inserts_do_not_mix"]),
     (Flaw::LeavesOrphans, &["purging::what_ends_with_a_removed_token_is_removed"]),
+    (Flaw::RemovesFamiliesAtOnce, &["purging::large_families_go_in_steps"]),
+    (Flaw::RemovesWithTheReplaced, &["purging::what_stayed_with_a_replaced_token_ends_by_itself"]),
     (Flaw::WarnsAgain, &["warning::each_warning_is_given_out_once"]),
     (Flaw::WarnsNever, &["warning::each_warning_is_given_out_once"]),
     (Flaw::WarnsSeveral, &["warning::what_was_missed_is_told_once"]),
@@ -759,7 +763,7 @@ impl TokenStore for FlawedStore {
             .take(limit)
             .collect();
         let mut going = BTreeSet::new();
-        for record in &step {
+        for record in step.iter().rev() {
             let mut judged = TokenRecord::clone(record);
             judged.honeytoken &= !self.has(Flaw::RemovesTraps);
             let takes = match self.flaw {
@@ -770,11 +774,20 @@ impl TokenStore for FlawedStore {
                 }
                 _ => purge.takes(&judged),
             };
-            if takes {
+            let ended = |parent: &&TokenRecord| match self.has(Flaw::RemovesWithTheReplaced) {
+                true => purge.takes(parent),
+                false => purge.takes_children_of(parent),
+            };
+            let ancestors = std::iter::successors(Some(*record), |record| before.get(&record.parent?));
+            let by_others =
+                !self.has(Flaw::LeavesOrphans) && ancestors.skip(1).take(9).any(|one| ended(&one));
+            let mut children = before.values().filter(|child| child.parent == Some(record.id));
+            let waits = children.any(|child| !going.contains(&child.id));
+            if self.has(Flaw::RemovesFamiliesAtOnce) && takes {
+                going.extend(self.followers(Owner::Any(&anybody), record.id, Reach::Children)?);
                 going.insert(record.id);
-                if !self.has(Flaw::LeavesOrphans) {
-                    going.extend(self.followers(Owner::Any(&anybody), record.id, Reach::Children)?);
-                }
+            } else if (takes || by_others) && (!waits || self.has(Flaw::LeavesOrphans)) {
+                going.insert(record.id);
             }
         }
         let mut records = self.lock()?;

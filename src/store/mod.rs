@@ -199,8 +199,9 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Looks at the next records of all users in ascending order of their ids, as `purge` says, and removes
-    /// those that it [takes](Purge::takes), with the tokens that end with them. A step must not keep other calls
-    /// waiting for long; a request may come at any time.
+    /// those that it [takes](Purge::takes) and those that [end with](Purge::takes_children_of) a token that it takes.
+    /// What others still end with stays until a later round, when those are gone: so no step removes more than
+    /// it looks at. A step must not keep other calls waiting for long; a request may come at any time.
     ///
     /// By default nothing can be removed.
     async fn purge(&self, proof: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {

@@ -139,7 +139,7 @@ fn beginning(dead_by: Option<UnixTime>) -> i64 {
 }
 
 /// The ids of what goes with the token `id`, of one user or of all.
-pub(super) fn followers(
+fn followers(
     connection: &Connection,
     owner: Option<&UserId>,
     id: TokenId,

@@ -350,6 +350,8 @@ const PURGING_PROMISES: &[(&str, Promise)] = promises! { (store)
         what_was_removed_is_unknown
         steps_join_without_gaps_or_repeats
         what_ends_with_a_removed_token_is_removed
+        large_families_go_in_steps
+        what_stayed_with_a_replaced_token_ends_by_itself
         removal_and_inserts_do_not_mix
     }
 };
