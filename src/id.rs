@@ -37,9 +37,11 @@ pub struct UserId(Arc<str>);
 #[non_exhaustive]
 pub struct InvalidUserId;
 
-/// Beginnings of ids that keyward gives out itself: to its own users, to static tokens without a label, and to
-/// users of whom nothing is known.
+/// Beginnings of ids that keyward gives out itself: to its own users, and to those of whom nothing is known.
 const RESERVED: [&str; 3] = ["keyward:", "static:", PUBLIC];
+
+/// How the ids begin of users who registered without one, and of static tokens without a label.
+const MADE_UP: [&str; 2] = [PUBLIC, "static:"];
 
 /// Of users of whom nothing is known.
 pub(crate) const PUBLIC: &str = "public:";
@@ -72,6 +74,21 @@ impl UserId {
     /// Whether it is one that keyward gives out itself, so that nobody can take it and nobody else knows of it.
     pub(crate) fn is_reserved(&self) -> bool {
         RESERVED.iter().any(|prefix| self.0.starts_with(prefix))
+    }
+
+    /// Whether keyward made the id up for somebody of whom it knows nothing, from a hash or at random. Nobody
+    /// [registers](crate::TokenManager::register) under it, so it need not be kept when its tokens are gone.
+    ///
+    /// ```
+    /// use keyward::UserId;
+    ///
+    /// assert!(UserId::new("public:0f2c7d52-9a3e-4f0b-8d3c-5a1e7b9c2d46")?.is_made_up());
+    /// assert!(!UserId::new("alice")?.is_made_up());
+    /// # Ok::<(), keyward::id::InvalidUserId>(())
+    /// ```
+    #[must_use]
+    pub fn is_made_up(&self) -> bool {
+        MADE_UP.iter().any(|prefix| self.0.starts_with(prefix))
     }
 
     /// The id as the application gave it.

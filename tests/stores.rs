@@ -149,6 +149,7 @@ enum Flaw {
     RotationForgetsLimit,
     RotationCountsTheOldOne,
     LeavesChildrenBehind,
+    MovesTheDead,
     TakesEveryParent,
     RevokesOneAlone,
     RevokesChildrenOnly,
@@ -175,6 +176,8 @@ enum Flaw {
     RemovesFromTheStart,
     RemovesWhatIsNew,
     LeavesOrphans,
+    RemovesFamiliesAtOnce,
+    RemovesWithTheReplaced,
     WarnsAgain,
     WarnsTwice,
     WarnsNever,
@@ -275,6 +278,7 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::WaitsForEver, &["storing::changes_without_a_cursor_return_at_once"]),
     (Flaw::PutsExpiriesOff, &["changing::an_expiry_only_comes_earlier"]),
     (Flaw::LeavesChildrenBehind, &["rotating::what_ends_with_it_moves_to_the_successor"]),
+    (Flaw::MovesTheDead, &["rotating::what_is_dead_stays_with_the_old_token"]),
     (Flaw::TakesEveryParent, &["families::dead_parents_take_no_children"]),
     (Flaw::RevokesOneAlone, &["families::what_ends_with_a_token_is_revoked_with_it"]),
     (Flaw::RevokesChildrenOnly, &["families::everything_made_through_a_token_is_revoked_on_demand"]),
@@ -301,6 +305,8 @@ const FLAWS: &[(Flaw, &[&str])] = &[
     (Flaw::RemovesFromTheStart, &["purging::steps_join_without_gaps_or_repeats"]),
     (Flaw::RemovesWhatIsNew, &["purging::removal_and_inserts_do_not_mix"]),
     (Flaw::LeavesOrphans, &["purging::what_ends_with_a_removed_token_is_removed"]),
+    (Flaw::RemovesFamiliesAtOnce, &["purging::large_families_go_in_steps"]),
+    (Flaw::RemovesWithTheReplaced, &["purging::what_stayed_with_a_replaced_token_ends_by_itself"]),
     (Flaw::WarnsAgain, &["warning::each_warning_is_given_out_once"]),
     (Flaw::WarnsNever, &["warning::each_warning_is_given_out_once"]),
     (Flaw::WarnsSeveral, &["warning::what_was_missed_is_told_once"]),
@@ -671,6 +677,10 @@ impl TokenStore for FlawedStore {
         if !self.has(Flaw::LeavesChildrenBehind) {
             records.values_mut().for_each(|record| rotation.adopt(id, record));
         }
+        if self.has(Flaw::MovesTheDead) {
+            let children = records.values_mut().filter(|record| record.parent == Some(id));
+            children.for_each(|record| record.parent = Some(rotation.successor.id));
+        }
         records.insert(id, old.clone());
         Ok(Some(old))
     }
@@ -778,7 +788,7 @@ impl TokenStore for FlawedStore {
             .take(limit)
             .collect();
         let mut going = BTreeSet::new();
-        for record in &step {
+        for record in step.iter().rev() {
             let mut judged = TokenRecord::clone(record);
             judged.honeytoken &= !self.has(Flaw::RemovesTraps);
             let takes = match self.flaw {
@@ -789,11 +799,20 @@ impl TokenStore for FlawedStore {
                 }
                 _ => purge.takes(&judged),
             };
-            if takes {
+            let ended = |parent: &&TokenRecord| match self.has(Flaw::RemovesWithTheReplaced) {
+                true => purge.takes(parent),
+                false => purge.takes_children_of(parent),
+            };
+            let ancestors = std::iter::successors(Some(*record), |record| before.get(&record.parent?));
+            let by_others =
+                !self.has(Flaw::LeavesOrphans) && ancestors.skip(1).take(9).any(|one| ended(&one));
+            let mut children = before.values().filter(|child| child.parent == Some(record.id));
+            let waits = children.any(|child| !going.contains(&child.id));
+            if self.has(Flaw::RemovesFamiliesAtOnce) && takes {
+                going.extend(self.followers(Owner::Any(&anybody), record.id, Reach::Children)?);
                 going.insert(record.id);
-                if !self.has(Flaw::LeavesOrphans) {
-                    going.extend(self.followers(Owner::Any(&anybody), record.id, Reach::Children)?);
-                }
+            } else if (takes || by_others) && (!waits || self.has(Flaw::LeavesOrphans)) {
+                going.insert(record.id);
             }
         }
         let mut records = self.lock()?;
@@ -892,5 +911,83 @@ impl TokenStore for FlawedStore {
             std::future::pending::<()>().await;
         }
         self.lock().map(|_| Changes::of(ChangeCursor(0), Vec::new()))
+    }
+}
+
+/// What the work grows with.
+#[cfg(target_os = "linux")]
+mod growth {
+    use std::time::Duration;
+
+    use keyward::token::Lifetimes;
+
+    use super::*;
+
+    /// How long this thread has worked: what others do on the machine does not count.
+    fn worked() -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs().try_into().unwrap())
+    }
+
+    /// Panics if four times as many tokens cost clearly more than four times as much: work that grows with the square
+    /// costs sixteen times as much.
+    async fn assert_linear(what: &str, few: u64, cost: impl AsyncFn(u64) -> Duration) {
+        let fastest = async |tokens| {
+            let costs = [cost(tokens).await, cost(tokens).await, cost(tokens).await];
+            costs.into_iter().min().unwrap()
+        };
+        let (once, fourfold) = (fastest(few).await, fastest(4 * few).await);
+        let bound = 8 * once + Duration::from_millis(5);
+        assert!(fourfold <= bound, "{what}: {once:?} for {few} tokens, {fourfold:?} for four times as many");
+    }
+
+    fn numbered(number: u64) -> TokenRecord {
+        let id = (0x019a_9d5a_7c00_7abc_8def_0000_0000_0000 + u128::from(number)).to_be_bytes();
+        let digest = TokenDigest::of(&number.to_be_bytes());
+        TokenRecord::new(
+            TokenId::from_bytes(id).unwrap(),
+            digest,
+            UserId::new("alice").unwrap(),
+            UnixTime::EPOCH,
+        )
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_long_chain_of_tokens_costs_as_much_as_it_is_long() {
+        let alice = UserId::new("alice").unwrap();
+        let proof = AdminProof::operator("ops", "a test").unwrap();
+        for owner in [Owner::User(&alice), Owner::Any(&proof)] {
+            assert_linear("revocation of a chain", 800, async |tokens| {
+                let store = MemoryStore::new();
+                for number in 0..tokens {
+                    let mut record = numbered(number);
+                    record.created_by = number.checked_sub(1).map(|maker| numbered(maker).id);
+                    store.insert(&record, None).await.unwrap();
+                }
+                let begun = worked();
+                let revoked = store.revoke(owner, numbered(0).id, UnixTime::EPOCH, Reach::Minted).await;
+                assert_eq!(revoked.unwrap().unwrap().others.len() as u64, tokens - 1);
+                worked() - begun
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_removal_of_many_tokens_of_one_user_costs_as_much_as_they_are_many() {
+        let proof = AdminProof::operator("ops", "a test").unwrap();
+        assert_linear("removal", 500, async |tokens| {
+            let store = MemoryStore::new();
+            for number in 0..tokens {
+                let mut record = numbered(number);
+                record.revoked_at = Some(UnixTime::EPOCH);
+                store.insert(&record, None).await.unwrap();
+            }
+            let purge = Purge::new(UnixTime::EPOCH, Lifetimes::default(), u32::MAX);
+            let begun = worked();
+            assert_eq!(store.purge(&proof, &purge).await.unwrap().removed, tokens);
+            worked() - begun
+        })
+        .await;
     }
 }

@@ -394,6 +394,7 @@ impl TokenManager {
                 disabled_at,
                 revoked_at: None,
                 expires_by: None,
+                dead_by: Some(self.dead_by()),
                 if_revision: Some(record.revision),
             };
             self.require_update_rights(actor, &record, update, &change)?;

@@ -182,7 +182,8 @@ impl TokenManager {
         let old_end = self.lookup.now().saturating_add(overlap);
         // Overlaps end by themselves, so rotation may go beyond the limit of active tokens, but not beyond twice that.
         let most = self.issuing.max_active.map(|limit| limit.saturating_mul(2));
-        let rotation = Rotation::new(successor, old_end, old.revision).with_max_active(most);
+        let mut rotation = Rotation::new(successor, old_end, old.revision).with_max_active(most);
+        rotation.dead_by = Some(self.dead_by());
         let replaced = self.ask(self.inner().store.rotate(actor.scope(), id, &rotation)).await?;
         match replaced.and_then(|record| verify_owner(&self.inner().audit, actor.scope(), record)) {
             Some(record) if record.id == id => {
@@ -190,6 +191,11 @@ impl TokenManager {
             }
             _ => Err(self.missing(actor, id).await),
         }
+    }
+
+    /// What expired by then works no more, not even for reading.
+    pub(super) fn dead_by(&self) -> UnixTime {
+        self.lookup.now().saturating_sub(self.inner().lifetimes.longest_grace())
     }
 
     fn successor(

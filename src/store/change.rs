@@ -40,6 +40,9 @@ pub struct Change {
     pub revoked_at: Option<UnixTime>,
     /// By when it expires at the latest; no later use renews it. An earlier expiry stays.
     pub expires_by: Option<UnixTime>,
+    /// What expired by then works no more in any way. That is no change of the record: of tokens that end with it,
+    /// a store need not tell others of those. `None` is not known.
+    pub dead_by: Option<UnixTime>,
     /// The revision that the record must still have.
     pub if_revision: Option<u64>,
 }
@@ -69,6 +72,7 @@ impl Change {
             disabled_at,
             revoked_at,
             expires_by,
+            dead_by: _,
             if_revision: _,
         } = self.clone();
         record.name = name.unwrap_or_else(|| std::mem::take(&mut record.name));
@@ -101,6 +105,8 @@ pub struct Rotation {
     pub successor: TokenRecord,
     /// Until when the old one still works, unless it expires before.
     pub old_expires_at: UnixTime,
+    /// What expired by then works no more in any way. `None`, from [`new`](Self::new), is not known.
+    pub dead_by: Option<UnixTime>,
     /// The revision that the old record must still have.
     pub if_revision: u64,
     /// How many active tokens the owner may have then at most, the old one counted if it has an overlap; `None` for
@@ -112,7 +118,7 @@ impl Rotation {
     /// A rotation to `successor`, for the old record at `if_revision`.
     #[must_use]
     pub fn new(successor: TokenRecord, old_expires_at: UnixTime, if_revision: u64) -> Self {
-        Self { successor, old_expires_at, if_revision, max_active: None }
+        Self { successor, old_expires_at, dead_by: None, if_revision, max_active: None }
     }
 
     /// Refuses to go beyond so many active tokens of the owner.
@@ -158,8 +164,12 @@ impl Rotation {
 
     /// Moves `child` to the successor, if it ended with `old` until now, and counts its revision up. Stores
     /// that keep whole records call this for the other tokens of the owner, in the same transaction.
+    ///
+    /// What is revoked, or expired by [`dead_by`](Self::dead_by), stays where it is: there may be many of those,
+    /// and nothing can become of them.
     pub fn adopt(&self, old: TokenId, child: &mut TokenRecord) {
-        if child.parent == Some(old) {
+        let expired = || child.expires_at.zip(self.dead_by).is_some_and(|(at, by)| at <= by);
+        if child.parent == Some(old) && child.revoked_at.is_none() && !expired() {
             child.parent = Some(self.successor.id);
             child.revision += 1;
         }

@@ -1,6 +1,6 @@
 //! Tokens that end together: [`Reach`], [`Revoked`], and the [`Room`] for one more.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::{
     id::{TokenId, UserId},
@@ -89,7 +89,7 @@ impl Room {
     ///
     /// It is the one that was unused for the longest of those that
     /// [count as active](TokenRecord::counts_as_active); a token that was never used counts from its creation, and of
-    /// two the older one goes.
+    /// two the older one goes. A trap is never used, and neither gives way nor takes room.
     ///
     /// # Errors
     /// [`StoreErrorKind::LimitReached`] when there is no room and none may give way.
@@ -113,25 +113,66 @@ impl Room {
     }
 }
 
-/// Those of `records` that go with the tokens of `reached`, which they join.
-pub(crate) fn followers<'a>(
-    reached: &mut HashSet<TokenId>,
-    reach: Reach,
-    records: &(impl IntoIterator<Item = &'a TokenRecord> + Clone),
-) -> Vec<TokenId> {
-    let mut found = Vec::new();
-    loop {
-        let before = found.len();
-        for record in records.clone() {
-            let parents = [record.parent, record.created_by];
-            let follows = |id: &TokenId| reached.contains(id) && reach.includes(record, *id);
-            if parents.iter().flatten().any(follows) && reached.insert(record.id) {
-                found.push(record.id);
+/// Which tokens come from which. Looked up, since a search through all tokens for each generation takes too long
+/// where somebody made a long chain of them.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// Those that end with a token.
+    children: HashMap<TokenId, BTreeSet<TokenId>>,
+    /// Those that were made through one.
+    made: HashMap<TokenId, BTreeSet<TokenId>>,
+}
+
+impl Links {
+    fn of<'a>(records: impl IntoIterator<Item = &'a TokenRecord>) -> Self {
+        let mut links = Self::default();
+        records.into_iter().for_each(|record| links.add(record));
+        links
+    }
+
+    pub(super) fn add(&mut self, record: &TokenRecord) {
+        for (origin, links) in [(record.parent, &mut self.children), (record.created_by, &mut self.made)] {
+            if let Some(origin) = origin {
+                links.entry(origin).or_default().insert(record.id);
             }
         }
-        if found.len() == before {
-            return found;
+    }
+
+    pub(super) fn remove(&mut self, record: &TokenRecord) {
+        for (origin, links) in [(record.parent, &mut self.children), (record.created_by, &mut self.made)] {
+            let Some(origin) = origin else { continue };
+            if let Some(ids) = links.get_mut(&origin) {
+                ids.remove(&record.id);
+                if ids.is_empty() {
+                    links.remove(&origin);
+                }
+            }
         }
+    }
+
+    /// The tokens that end with the token `id` itself.
+    pub(super) fn children(&self, id: TokenId) -> impl Iterator<Item = TokenId> {
+        self.children.get(&id).into_iter().flatten().copied()
+    }
+
+    /// What goes with the tokens of `reached`, which it joins, on ways on which all tokens are `within`.
+    pub(super) fn followers(
+        &self,
+        reached: &mut HashSet<TokenId>,
+        reach: Reach,
+        within: impl Fn(TokenId) -> bool,
+    ) -> Vec<TokenId> {
+        let (mut found, mut next) = (Vec::new(), reached.iter().copied().collect::<Vec<_>>());
+        while let Some(id) = next.pop() {
+            let made = self.made.get(&id).filter(|_| reach == Reach::Minted);
+            for other in self.children.get(&id).into_iter().chain(made).flatten() {
+                if within(*other) && reached.insert(*other) {
+                    found.push(*other);
+                    next.push(*other);
+                }
+            }
+        }
+        found
     }
 }
 
@@ -163,7 +204,7 @@ async fn revoke_followers<S: TokenStore + ?Sized>(
     let (mut reached, mut others) = (HashSet::from([id]), Vec::new());
     loop {
         let records = all(store, scope).await?;
-        let found = followers(&mut reached, reach, &records.iter());
+        let found = Links::of(&records).followers(&mut reached, reach, |_| true);
         if found.is_empty() {
             return Ok(others);
         }

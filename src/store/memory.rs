@@ -15,7 +15,7 @@ use crate::{
     store::{
         Change, Claimed, Denials, Ended, JwtId, JwtRevocation, Owner, Page, Purge, Purged, Reach, Revoked,
         Room, Rotation, StoreError, StoreErrorKind, TokenStore, Usage, UserState, UserStatus, Warnings,
-        audit::MemoryAudit, family::followers,
+        audit::MemoryAudit, family::Links,
     },
     time::UnixTime,
     token::TokenRecord,
@@ -41,8 +41,9 @@ struct Tokens {
     by_id: BTreeMap<TokenId, TokenRecord>,
     ids: HashMap<TokenDigest, TokenId>,
     own: HashMap<UserId, BTreeSet<TokenId>>,
+    links: Links,
     reminders: Reminders,
-    /// Whoever ever had a token.
+    /// Whoever ever had a token, but for ids that are made up.
     owners: HashSet<UserId>,
     users: HashMap<UserId, UserState>,
     jwts: HashMap<JwtId, UnixTime>,
@@ -89,9 +90,12 @@ impl Tokens {
         if self.by_id.contains_key(&record.id) || self.ids.contains_key(&record.digest) {
             return Err(StoreErrorKind::Duplicate.into());
         }
-        self.owners.insert(record.owner.clone());
+        if !record.owner.is_made_up() {
+            self.owners.insert(record.owner.clone());
+        }
         self.ids.insert(record.digest, record.id);
         self.own.entry(record.owner.clone()).or_default().insert(record.id);
+        self.links.add(record);
         if record.expires_at.is_some() {
             self.reminders.set(record.id, Some(UnixTime::EPOCH));
         }
@@ -140,15 +144,28 @@ impl Tokens {
     /// What goes with the token `id` of `user`.
     fn followers(&self, owner: Owner<'_>, user: &UserId, id: TokenId, reach: Reach) -> Vec<TokenId> {
         let mut reached = HashSet::from([id]);
-        match (reach, owner) {
-            (Reach::Minted, Owner::Any(_)) => followers(&mut reached, reach, &self.by_id.values()),
-            _ => followers(&mut reached, reach, &self.of(Owner::User(user)).collect::<Vec<_>>()),
+        let scope = if reach == Reach::Minted { owner } else { Owner::User(user) };
+        let within = |id| self.by_id.get(&id).is_some_and(|record| scope.includes(&record.owner));
+        self.links.followers(&mut reached, reach, within)
+    }
+
+    /// Whether a token, or one of those that it ends with, had ended by the time that `purge` says.
+    fn has_ended(&self, id: TokenId, purge: &Purge) -> bool {
+        let Some(record) = self.by_id.get(&id) else { return false };
+        let (mut passed, mut parent) = (HashSet::new(), record.parent);
+        let mut ended = purge.takes(record);
+        while let Some(id) = parent.filter(|id| !ended && passed.insert(*id)) {
+            let Some(ancestor) = self.by_id.get(&id) else { break };
+            ended = purge.takes_children_of(ancestor);
+            parent = ancestor.parent;
         }
+        ended
     }
 
     fn remove(&mut self, id: TokenId) -> bool {
         let Some(record) = self.by_id.remove(&id) else { return false };
         self.ids.remove(&record.digest);
+        self.links.remove(&record);
         self.reminders.set(id, None);
         if let Some(own) = self.own.get_mut(&record.owner) {
             own.remove(&id);
@@ -248,8 +265,12 @@ impl TokenStore for MemoryStore {
         rotation.require_room(&old, tokens.of(Owner::User(&old.owner)))?;
         tokens.insert(&rotation.successor)?;
         let tokens = &mut *tokens;
-        for other in tokens.own.get(&old.owner).into_iter().flatten() {
-            tokens.by_id.entry(*other).and_modify(|record| rotation.adopt(id, record));
+        let children: Vec<_> = tokens.links.children(id).collect();
+        for child in children {
+            let Some(record) = tokens.by_id.get_mut(&child) else { continue };
+            tokens.links.remove(record);
+            rotation.adopt(id, record);
+            tokens.links.add(record);
         }
         tokens.by_id.insert(id, old.clone());
         Ok(Some(old))
@@ -306,10 +327,10 @@ impl TokenStore for MemoryStore {
         let step: Vec<_> = tokens.by_id.range(range).take(purge.limit as usize).map(|(id, _)| *id).collect();
         let next = step.last().copied().filter(|_| step.len() == purge.limit as usize);
         let mut removed = 0;
-        for id in &step {
-            let Some(record) = tokens.by_id.get(id).filter(|record| purge.takes(record)) else { continue };
-            let others = tokens.followers(Owner::User(&record.owner), &record.owner, *id, Reach::Children);
-            removed += others.into_iter().chain([*id]).filter(|id| tokens.remove(*id)).count() as u64;
+        // Most children are younger than what they end with, so they are gone before it is looked at.
+        for id in step.iter().rev() {
+            let waits = tokens.links.children(*id).next().is_some();
+            removed += u64::from(!waits && tokens.has_ended(*id, purge) && tokens.remove(*id));
         }
         Ok(Purged::new(step.len() as u64, removed, next))
     }
@@ -360,5 +381,26 @@ impl TokenStore for MemoryStore {
         let gone = UserState::new(user.clone(), UserStatus::Offboarded).with_jwts_not_before(Some(at));
         tokens.put_state(&gone);
         tokens.revoke_all(user, at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_ids_that_are_made_up_nothing_stays() {
+        let store = MemoryStore::new();
+        for (n, owner) in (1..).zip(["alice", "keyward:admin", "public:6b1d", "static:3f5c"]) {
+            let owner = UserId::new(owner).unwrap();
+            let id = TokenId::from_bytes([n; 16]).unwrap();
+            store
+                .register(&TokenRecord::new(id, TokenDigest::of(&[n]), owner, UnixTime::EPOCH))
+                .await
+                .unwrap();
+        }
+        let mut kept: Vec<_> = store.read().owners.iter().map(|owner| owner.as_str().to_owned()).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, ["alice", "keyward:admin"]);
     }
 }

@@ -101,7 +101,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Option<TokenRecord>, StoreError>;
 
     /// Stores the successor, marks the owner's record as replaced and moves the tokens that end with it to
-    /// the successor, all or nothing; returns the replaced record as it is then, `None` if there is none. No
+    /// the successor, but for [dead ones](Rotation::adopt), all or nothing; returns the replaced record as it is then, `None` if there is none. No
     /// limit counts here.
     ///
     /// # Errors
@@ -181,7 +181,8 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
 
     /// Stores the first token of a new user, who is not new any more from then on. New is whose id the store has
     /// never seen: no token of theirs was ever stored, whatever became of it, and no state was set. So whoever
-    /// takes tokens away for good must keep the ids of their owners.
+    /// takes tokens away for good must keep the ids of their owners; not those that are
+    /// [made up](UserId::is_made_up), of which there may be one for each token, and which nobody asks for.
     ///
     /// A store that does not keep those leaves this as it is.
     ///
@@ -201,8 +202,9 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Looks at the next records of all users in ascending order of their ids, as `purge` says, and removes
-    /// those that it [takes](Purge::takes), with the tokens that end with them. A step must not keep other calls
-    /// waiting for long; a request may come at any time.
+    /// those that it [takes](Purge::takes) and those that [end with](Purge::takes_children_of) a token that it takes.
+    /// What others still end with stays until a later round, when those are gone: so no step removes more than
+    /// it looks at. A step must not keep other calls waiting for long; a request may come at any time.
     ///
     /// By default nothing can be removed.
     async fn purge(&self, proof: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {
@@ -225,7 +227,8 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Waits until tokens may have been changed by another process since `since`, and says which: also
-    /// those that [end with](TokenRecord::parent) one that was switched off or on. A
+    /// those that [end with](TokenRecord::parent) one that was switched off or on, but for those that are revoked
+    /// or [dead](Change::dead_by). A
     /// call without a cursor returns at once, with the current one. The default waits for ever: then
     /// the cache's staleness bound alone limits how long another process's change goes unseen.
     async fn changes(&self, since: Option<ChangeCursor>) -> Result<Changes, StoreError> {

@@ -35,6 +35,13 @@ impl Purge {
     pub fn takes(&self, record: &TokenRecord) -> bool {
         ended_at(record, self.lifetimes.policy(record.class)) <= self.before
     }
+
+    /// Whether what ends with `parent`, or with what ends with it, is to be removed as well. Not so if it was
+    /// replaced: what worked then went to its successor, and what did not ends by itself.
+    #[must_use]
+    pub fn takes_children_of(&self, parent: &TokenRecord) -> bool {
+        parent.successor.is_none() && self.takes(parent)
+    }
 }
 
 /// What one step of a [`Purge`] did.
@@ -43,7 +50,7 @@ impl Purge {
 pub struct Purged {
     /// How many records were looked at.
     pub looked_at: u64,
-    /// How many were removed, with those that ended with them.
+    /// How many of those were removed.
     pub removed: u64,
     /// After which id the next step goes on; `None` when the newest record was looked at.
     pub next: Option<TokenId>,

@@ -131,6 +131,17 @@ impl Lifetimes {
     }
 }
 
+impl Lifetimes {
+    /// For how long after its expiry a token of any class may still read.
+    pub(crate) fn longest_grace(&self) -> Duration {
+        [&self.user, &self.admin, &self.service]
+            .map(|policy| policy.grace.unwrap_or_default())
+            .into_iter()
+            .max()
+            .unwrap_or_default()
+    }
+}
+
 /// Whether a request only reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "methods are safe or they are not")]

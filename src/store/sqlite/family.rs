@@ -33,6 +33,21 @@ pub(super) const MINTED: &str = "
     )
     SELECT id FROM gone WHERE id <> ?1";
 
+/// One of these for each way of an index, since together they would go through all that ever expired.
+pub(super) const ENDLESS_CHILDREN: &str =
+    select!("WHERE t.parent = ?1 AND t.revoked_at IS NULL AND t.expires_at IS NULL");
+pub(super) const LIVING_CHILDREN: &str =
+    select!("WHERE t.parent = ?1 AND t.revoked_at IS NULL AND t.expires_at > ?2");
+pub(super) const LIVING_FAMILY: &str = "
+    WITH RECURSIVE living (id) AS (
+        VALUES (?1)
+        UNION SELECT t.id FROM living CROSS JOIN tokens AS t ON t.parent = living.id
+              WHERE t.revoked_at IS NULL AND t.expires_at IS NULL
+        UNION SELECT t.id FROM living CROSS JOIN tokens AS t ON t.parent = living.id
+              WHERE t.revoked_at IS NULL AND t.expires_at > ?2
+    )
+    SELECT t.digest FROM living CROSS JOIN tokens AS t ON t.id = living.id WHERE living.id <> ?1";
+
 pub(super) fn revoke(
     connection: &mut Connection,
     owner: Option<&UserId>,
@@ -88,32 +103,43 @@ pub(super) fn require_fit(transaction: &Transaction<'_>, record: &TokenRecord) -
     }
 }
 
-/// Moves the tokens that end with `old` to its successor.
+/// Moves the tokens that end with `old` to its successor. Only those are read that may work: of those that do not
+/// there may be any number.
 pub(super) fn adopt_children(
     transaction: &Transaction<'_>,
     old: TokenId,
     rotation: &Rotation,
 ) -> Result<(), Failure> {
-    for mut child in readable(transaction, select!("WHERE t.parent = ?1"), [old.into_bytes()])? {
+    let id = old.into_bytes();
+    let mut children = readable(transaction, ENDLESS_CHILDREN, [id])?;
+    children.extend(readable(transaction, LIVING_CHILDREN, params![id, beginning(rotation.dead_by)])?);
+    for mut child in children {
         rotation.adopt(old, &mut child);
         replace_row(transaction, &child)?;
     }
     Ok(())
 }
 
-/// Tells other processes of the tokens that end with `id`, after it was switched off or on.
-pub(super) fn log_children(transaction: &Transaction<'_>, id: TokenId) -> Result<(), Failure> {
-    for child in followers(transaction, None, id, Reach::Children)? {
-        let digest: [u8; 32] = transaction
-            .prepare_cached("SELECT digest FROM tokens WHERE id = ?1")?
-            .query_row([child], |row| row.get(0))?;
-        log_digest(transaction, &digest)?;
-    }
-    Ok(())
+/// Tells other processes of the tokens that end with `id`, after it was switched off or on. What is dead stays so,
+/// and with it what ends with that.
+pub(super) fn log_children(
+    transaction: &Transaction<'_>,
+    id: TokenId,
+    dead_by: Option<UnixTime>,
+) -> Result<(), Failure> {
+    let mut statement = transaction.prepare_cached(LIVING_FAMILY)?;
+    let digests = statement.query_map(params![id.into_bytes(), beginning(dead_by)], |row| row.get(0))?;
+    let digests: Vec<[u8; 32]> = digests.collect::<Result<_, _>>()?;
+    digests.iter().try_for_each(|digest| log_digest(transaction, digest))
+}
+
+/// What expires after this may work.
+fn beginning(dead_by: Option<UnixTime>) -> i64 {
+    dead_by.map_or(i64::MIN, UnixTime::as_millis)
 }
 
 /// The ids of what goes with the token `id`, of one user or of all.
-pub(super) fn followers(
+fn followers(
     connection: &Connection,
     owner: Option<&UserId>,
     id: TokenId,

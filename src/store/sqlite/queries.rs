@@ -96,7 +96,7 @@ fn require_room(
     let active: i64 = transaction
         .prepare_cached(
             "SELECT count(*) FROM tokens WHERE user_id = ?1 AND revoked_at IS NULL \
-             AND (expires_at IS NULL OR expires_at > ?2) AND honeytoken IS NULL",
+             AND (expires_at IS NULL OR expires_at > ?2) AND honeytoken IS NOT 1",
         )?
         .query_row(params![record.owner.as_str(), record.created_at.as_millis()], |row| row.get(0))?;
     if active < i64::from(limit) { Ok(()) } else { Err(StoreErrorKind::LimitReached.into()) }
@@ -125,7 +125,7 @@ pub(super) fn update(
         change.apply(&mut record)?;
         replace_row(transaction, &record)?;
         if change.disabled_at.is_some() || change.revoked_at.is_some() {
-            log_children(transaction, id)?;
+            log_children(transaction, id, change.dead_by)?;
         }
         Ok(Some(record))
     })
@@ -296,9 +296,11 @@ pub(super) fn insert_row(transaction: &Transaction<'_>, record: &TokenRecord) ->
         )?
         .execute(rusqlite::params_from_iter(usage))?;
     // Stays when the token is gone: nobody else can become this user.
-    transaction
-        .prepare_cached("INSERT OR IGNORE INTO owners (user_id) VALUES (?1)")?
-        .execute([record.owner.as_str()])?;
+    if !record.owner.is_made_up() {
+        transaction
+            .prepare_cached("INSERT OR IGNORE INTO owners (user_id) VALUES (?1)")?
+            .execute([record.owner.as_str()])?;
+    }
     log_change(transaction, record)
 }
 

@@ -122,7 +122,9 @@ const MIGRATIONS: [&str; 8] = [
     CREATE TABLE owners (
         user_id TEXT NOT NULL PRIMARY KEY
     ) STRICT, WITHOUT ROWID;
-    INSERT INTO owners SELECT DISTINCT user_id FROM tokens;
+    INSERT INTO owners SELECT DISTINCT user_id FROM tokens
+        WHERE user_id NOT GLOB 'public:*' AND user_id NOT GLOB 'static:*';
+    CREATE INDEX tokens_children ON tokens (parent, expires_at) WHERE parent IS NOT NULL AND revoked_at IS NULL;
 ",
     "
     ALTER TABLE usage ADD COLUMN habits TEXT;

@@ -173,7 +173,10 @@ async fn queries_use_their_indexes() {
         (rows::select!("WHERE t.user_id = ?1 AND t.id < ?2 ORDER BY t.id DESC LIMIT ?3"), "tokens_user"),
         (rows::select!("WHERE t.id < ?1 ORDER BY t.id DESC LIMIT ?2"), "tokens_id"),
         (rows::select!("WHERE t.id > ?1 ORDER BY t.id LIMIT ?2"), "tokens_id"),
-        (rows::select!("WHERE t.parent = ?1"), "tokens_parent"),
+        (family::ENDLESS_CHILDREN, "tokens_children (parent=? AND expires_at=?)"),
+        (family::LIVING_CHILDREN, "tokens_children (parent=? AND expires_at>?)"),
+        (family::LIVING_FAMILY, "tokens_children (parent=? AND expires_at=?)"),
+        (family::LIVING_FAMILY, "tokens_children (parent=? AND expires_at>?)"),
         (upkeep::WAITING, "tokens_warn_from"),
         (family::CHILDREN, "tokens_parent"),
         (family::MINTED, "tokens_created_by"),
@@ -231,7 +234,7 @@ async fn a_file_of_the_first_version_gets_what_came_later() {
     let (_directory, path, store) = open().await;
     store.insert(&record(1), None).await.unwrap();
     drop(store);
-    let first = "DROP TABLE users; DROP TABLE revoked_jwts; DROP TABLE owners; DROP INDEX tokens_parent; \
+    let first = "DROP TABLE users; DROP TABLE revoked_jwts; DROP TABLE owners; DROP INDEX tokens_parent; DROP INDEX tokens_children; \
                  DROP INDEX tokens_created_by; DROP INDEX tokens_warn_from; ALTER TABLE tokens DROP COLUMN warn_from; \
                  ALTER TABLE tokens DROP COLUMN parent; ALTER TABLE tokens DROP COLUMN limits; \
                  ALTER TABLE tokens DROP COLUMN honeytoken; ALTER TABLE usage DROP COLUMN quota; ALTER TABLE usage DROP COLUMN habits; \
@@ -268,6 +271,71 @@ async fn whose_tokens_are_all_gone_is_still_no_new_user() {
     Connection::open(&path).unwrap().execute_batch("DELETE FROM usage; DELETE FROM tokens").unwrap();
     assert_eq!(store.register(&record(2)).await.unwrap_err().kind(), StoreErrorKind::UserExists);
     assert!(store.find(&record(2).digest).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_switched_or_replaced_token_is_told_of_with_its_living_children_only() {
+    let (_directory, _path, store) = open().await;
+    let child = |number| TokenRecord { parent: Some(record(1).id), ..record(number) };
+    let at = |millis| UnixTime::from_millis(NOW.as_millis() + millis);
+    store.insert(&record(1), None).await.unwrap();
+    let living = [
+        TokenRecord { expires_at: Some(at(1)), ..child(2) },
+        TokenRecord { disabled_at: Some(NOW), ..child(3) },
+        TokenRecord { parent: Some(record(3).id), ..child(4) },
+    ];
+    let dead = [
+        TokenRecord { expires_at: Some(at(0)), ..child(5) },
+        TokenRecord { revoked_at: Some(NOW), ..child(6) },
+        TokenRecord { parent: Some(record(5).id), ..child(7) },
+    ];
+    for record in living.iter().chain(&dead) {
+        store.insert(record, None).await.unwrap();
+    }
+    let mut seen = store.changes(None).await.unwrap().cursor;
+    let mut told = async || {
+        let changes = store.changes(Some(seen)).await.unwrap();
+        seen = changes.cursor;
+        let digests = changes.digests.unwrap();
+        let told = |number: &u64| digests.contains(&record(*number).digest);
+        (digests.len(), (1..=8).filter(told).collect::<Vec<_>>())
+    };
+    let alice = alice();
+    let owner = Owner::User(&alice);
+    for disabled_at in [Some(NOW), None] {
+        let switch = Change { disabled_at: Some(disabled_at), dead_by: Some(at(0)), ..Change::default() };
+        store.update(owner, record(1).id, &switch).await.unwrap();
+        assert_eq!(told().await, (4, vec![1, 2, 3, 4]));
+    }
+    let unknown = Change { disabled_at: Some(None), ..Change::default() };
+    store.update(owner, record(1).id, &unknown).await.unwrap();
+    assert_eq!(told().await.1, [1, 2, 3, 4, 5, 7], "what may be in its grace");
+    let rotation = Rotation { dead_by: Some(at(0)), ..Rotation::new(record(8), at(9), 3) };
+    store.rotate(owner, record(1).id, &rotation).await.unwrap();
+    assert_eq!(told().await, (4, vec![1, 2, 3, 8]));
+}
+
+#[tokio::test]
+async fn of_ids_that_are_made_up_nothing_stays() {
+    let (_directory, path, store) = open().await;
+    let owned = |number, owner: &str| TokenRecord { owner: UserId::new(owner).unwrap(), ..record(number) };
+    store.insert(&owned(1, "alice"), None).await.unwrap();
+    store.insert(&owned(2, "keyward:admin"), None).await.unwrap();
+    store.register(&owned(3, "public:0f2c7d52-9a3e-4f0b-8d3c-5a1e7b9c2d46")).await.unwrap();
+    store.insert(&owned(4, "public:6b1d"), None).await.unwrap();
+    store.insert(&owned(5, "static:3f5c"), None).await.unwrap();
+    let kept = || {
+        let connection = Connection::open(&path).unwrap();
+        let mut statement = connection.prepare("SELECT user_id FROM owners").unwrap();
+        let owners: Result<Vec<String>, _> = statement.query_map([], |row| row.get(0)).unwrap().collect();
+        owners.unwrap()
+    };
+    assert_eq!(kept(), ["alice", "keyward:admin"]);
+    drop(store);
+    let before = "DROP TABLE owners; DROP INDEX tokens_children; PRAGMA user_version = 6";
+    Connection::open(&path).unwrap().execute_batch(before).unwrap();
+    drop(SqliteStore::open(&path).await.unwrap());
+    assert_eq!(kept(), ["alice", "keyward:admin"], "in a file of the version before");
 }
 
 #[tokio::test]

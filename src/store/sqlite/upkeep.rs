@@ -1,17 +1,19 @@
 //! What is done for tokens in the background, as SQL on one connection.
 
+use std::collections::{HashMap, HashSet};
+
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{
     failure::Failure,
-    family::followers,
-    queries::{readable, unsynced, write},
+    queries::{get, readable, unsynced, write},
     rows::{decode, from_time, select},
 };
 use crate::{
     id::TokenId,
-    store::{Claimed, Purge, Reach, StoreErrorKind, Warnings},
+    store::{Claimed, Purge, StoreErrorKind, Warnings},
     time::UnixTime,
+    token::TokenRecord,
 };
 
 /// Columns of [`select!`].
@@ -38,7 +40,7 @@ pub(super) fn look(connection: &Connection, purge: &Purge) -> Result<Look, Failu
     let mut look = Look { looked_at: 0, ended: Vec::new(), next: None };
     let mut statement = connection.prepare_cached(select!("WHERE t.id > ?1 ORDER BY t.id LIMIT ?2"))?;
     let mut rows = statement.query(params![after, purge.limit])?;
-    let mut last = None;
+    let (mut last, mut known) = (None, HashMap::new());
     while let Some(row) = rows.next()? {
         look.looked_at += 1;
         last = TokenId::from_bytes(row.get(0)?);
@@ -49,7 +51,11 @@ pub(super) fn look(connection: &Connection, purge: &Purge) -> Result<Look, Failu
             continue;
         }
         match decode(row) {
-            Ok(record) if purge.takes(&record) => look.ended.push((record.id, record.revision)),
+            Ok(record)
+                if purge.takes(&record) || ends_with_others(connection, &record, purge, &mut known)? =>
+            {
+                look.ended.push((record.id, record.revision))
+            }
             Ok(_) => {}
             Err(failure) if failure.error.kind() == StoreErrorKind::Corrupt => {
                 tracing::error!("a damaged token record was skipped; restore a backup");
@@ -61,6 +67,38 @@ pub(super) fn look(connection: &Connection, purge: &Purge) -> Result<Look, Failu
     Ok(look)
 }
 
+/// Whether a token that `record` ends with had ended by the time that `purge` says. `known` is what was asked of
+/// others: for each whether what ends with it is to go, and what it ends with itself.
+fn ends_with_others(
+    connection: &Connection,
+    record: &TokenRecord,
+    purge: &Purge,
+    known: &mut HashMap<TokenId, (bool, Option<TokenId>)>,
+) -> Result<bool, Failure> {
+    let (mut passed, mut parent) = (HashSet::new(), record.parent);
+    while let Some(id) = parent.filter(|id| passed.insert(*id)) {
+        let (ended, next) = match known.get(&id) {
+            Some(known) => *known,
+            None => {
+                let ancestor = match get(connection, None, id) {
+                    // Of what is damaged nothing is known.
+                    Err(failure) if failure.error.kind() == StoreErrorKind::Corrupt && !failure.reopen => {
+                        None
+                    }
+                    found => found?,
+                };
+                let told = |found: &TokenRecord| (purge.takes_children_of(found), found.parent);
+                *known.entry(id).or_insert(ancestor.as_ref().map_or((false, None), told))
+            }
+        };
+        if ended {
+            return Ok(true);
+        }
+        parent = next;
+    }
+    Ok(false)
+}
+
 /// Removes what still is as it was when it was looked at. Not synced to the disk at once: what ended long ago
 /// does no harm if it is there again after a power failure.
 pub(super) fn remove(connection: &mut Connection, ended: &[(TokenId, u64)]) -> Result<u64, Failure> {
@@ -68,7 +106,8 @@ pub(super) fn remove(connection: &mut Connection, ended: &[(TokenId, u64)]) -> R
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     let removed = unsynced(connection, |transaction| {
         let mut removed = 0;
-        for (id, revision) in ended {
+        // Most children are younger than what they end with, which waits until they are gone.
+        for (id, revision) in ended.iter().rev() {
             removed += remove_token(transaction, *id, *revision)?;
         }
         Ok(removed)
@@ -91,19 +130,13 @@ pub(super) fn save_log(connection: &Connection) -> Result<(), Failure> {
 
 fn remove_token(transaction: &Transaction<'_>, id: TokenId, revision: u64) -> Result<u64, Failure> {
     let row: Option<i64> = transaction
-        .prepare_cached("SELECT n FROM tokens WHERE id = ?1 AND revision = ?2")?
+        .prepare_cached(
+            "SELECT n FROM tokens AS t WHERE id = ?1 AND revision = ?2 \
+             AND NOT EXISTS (SELECT 1 FROM tokens AS child WHERE child.parent = t.id)",
+        )?
         .query_row(params![id.into_bytes(), revision.cast_signed()], |row| row.get(0))
         .optional()?;
     let Some(row) = row else { return Ok(0) };
-    let mut removed = remove_row(transaction, row)?;
-    for child in followers(transaction, None, id, Reach::Children)? {
-        let mut find = transaction.prepare_cached("SELECT n FROM tokens WHERE id = ?1")?;
-        removed += remove_row(transaction, find.query_row([child], |row| row.get(0))?)?;
-    }
-    Ok(removed)
-}
-
-fn remove_row(transaction: &Transaction<'_>, row: i64) -> Result<u64, Failure> {
     transaction.prepare_cached("DELETE FROM usage WHERE n = ?1")?.execute([row])?;
     Ok(transaction.prepare_cached("DELETE FROM tokens WHERE n = ?1")?.execute([row])? as u64)
 }

@@ -268,6 +268,7 @@ const PROMISES: &[(&str, Promise)] = promises! { (store)
         successors_are_stored_whole
         replaced_tokens_name_their_successor
         what_ends_with_it_moves_to_the_successor
+        what_is_dead_stays_with_the_old_token
         overlaps_never_lengthen_a_life
         successors_stay_within_the_limit
         replaced_tokens_are_not_renewed
@@ -352,6 +353,8 @@ const PURGING_PROMISES: &[(&str, Promise)] = promises! { (store)
         what_was_removed_is_unknown
         steps_join_without_gaps_or_repeats
         what_ends_with_a_removed_token_is_removed
+        large_families_go_in_steps
+        what_stayed_with_a_replaced_token_ends_by_itself
         removal_and_inserts_do_not_mix
     }
 };

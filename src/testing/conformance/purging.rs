@@ -79,15 +79,45 @@ pub async fn steps_join_without_gaps_or_repeats(store: &dyn TokenStore) {
     }
 }
 
-/// What ends with a removed token is removed with it: it ended with it, whatever its own record says.
+/// What ends with a token that is to be removed is removed: it ended with it, whatever its own record says. Each
+/// round removes at least those with which nothing ends.
 pub async fn what_ends_with_a_removed_token_is_removed(store: &dyn TokenStore) {
     stored(store, TokenRecord { expires_at: Some(later(1)), ..token(1, "alice") }).await;
     stored(store, child_of(1, token(2, "alice"))).await;
     stored(store, child_of(2, token(3, "alice"))).await;
     stored(store, token(4, "alice")).await;
-    assert_eq!(purge(store, 100, 1).await.removed, 3);
+    let mut removed = 0;
+    for _ in 0..3 {
+        removed += round(store, 1).await;
+    }
     let left: Vec<_> = everything(store).await.iter().map(|record| record.id).collect();
-    assert_eq!(left, ids([4]));
+    assert_eq!((removed, left), (3, ids([4])));
+}
+
+/// However many tokens end with one, no step removes more than it looks at, and what they end with goes last: they
+/// would live without it.
+pub async fn large_families_go_in_steps(store: &dyn TokenStore) {
+    stored(store, TokenRecord { expires_at: Some(later(1)), ..token(1, "alice") }).await;
+    for n in 2..=20 {
+        stored(store, child_of(1, token(n, "alice"))).await;
+    }
+    let removed = round(store, 3).await;
+    assert_eq!(removed + round(store, 3).await, 20, "how many are removed in two rounds");
+    assert_eq!(everything(store).await.len(), 0, "how many are left");
+}
+
+/// What is dead and stayed with a token that was replaced is kept as long as any other, and so long that one is.
+pub async fn what_stayed_with_a_replaced_token_ends_by_itself(store: &dyn TokenStore) {
+    let child =
+        stored(store, TokenRecord { revoked_at: Some(later(101)), ..child_of(2, token(1, "alice")) }).await;
+    let old = TokenRecord { successor: Some(id(9)), expires_at: Some(later(5)), ..token(2, "alice") };
+    let old = stored(store, old).await;
+    assert_eq!(round(store, 10).await, 0, "how many are removed");
+    assert_holds(store, &[old, child]).await;
+    for _ in 0..2 {
+        purge(store, 101, 10).await;
+    }
+    assert_holds(store, &[]).await;
 }
 
 /// The removal of many tokens leaves alone what is stored meanwhile.
@@ -111,6 +141,23 @@ fn lifetimes() -> Lifetimes {
     let endless = LifetimePolicy::default().with_idle_timeout(None).with_maximum(None);
     let service = endless.clone().with_idle_timeout(Some(Duration::from_secs(50)));
     Lifetimes::default().with_policy(TokenClass::User, endless).with_policy(TokenClass::Service, service)
+}
+
+/// How many tokens one round removes, in steps of `limit`.
+async fn round(store: &dyn TokenStore, limit: u32) -> u64 {
+    let (mut removed, mut step) = (0, Purge::new(later(100), lifetimes(), limit));
+    loop {
+        let done = store.purge(&admin(), &step).await.expect("purge");
+        assert!(done.removed <= limit.into(), "a step of {limit} removes {}", done.removed);
+        let left = everything(store).await;
+        let is_stored = |parent| left.iter().any(|record| record.id == parent);
+        let orphan = left.iter().find(|record| record.parent.is_some_and(|parent| !is_stored(parent)));
+        assert_eq!(orphan.map(|record| record.id), None, "a token without the one that it ends with");
+        (removed, step.after) = (removed + done.removed, done.next);
+        if step.after.is_none() {
+            return removed;
+        }
+    }
 }
 
 async fn purge(store: &dyn TokenStore, seconds: u64, limit: u32) -> Purged {
