@@ -67,6 +67,7 @@ fn the_whole_service_can_be_set_by_the_file() {
         client_ip_header = "Forwarded"
         debug_ownership = true
         max_failures_per_minute = 0
+        watch = false
         bootstrap = "register"
         enable_login = true
         allow_dev_login_in_release = true

@@ -279,8 +279,10 @@ fn issue_2_token_is_stolen_and_used_by_somebody_else() {
     );
     let shown = world.get(&format!("/api/keys/{}", alice.id), &alice.key).json();
     assert_eq!(shown["last_used_ip"], OFFICE, "the owner sees from where it is used; now it is this request");
-    // NOTICING: to assert where keys are watched for new networks:
-    // world.assert_audited(&format!("event=new_network&token_id={}", alice.id), &json!({ "client_ip": ELSEWHERE }));
+    world.assert_audited(
+        &format!("event=new_network&token_id={}", alice.id),
+        &json!({ "client_ip": ELSEWHERE }),
+    );
 
     // The owner ends it, and with it all that was made through it, at once.
     let path = format!("/api/keys/{}?cascade=true", alice.id);
@@ -310,8 +312,7 @@ fn issue_3_several_users_share_one_token() {
         let job = world.from(address, "POST", "/jobs", &lead.key, &json!({ "name": "train" }));
         assert_eq!(job.text("user_id"), "lead", "whoever it was");
     }
-    // NOTICING: to assert where keys are watched for being shared:
-    // world.assert_audited(&format!("event=shared_token&token_id={}", lead.id), &json!({ "user_id": "lead" }));
+    world.assert_audited(&format!("event=shared_token&token_id={}", lead.id), &json!({ "user_id": "lead" }));
 
     // A key of one's own is one request, and then each job says whose it is.
     for user in ["ann", "ben", "cem"] {
@@ -427,9 +428,8 @@ fn issue_5_token_never_expires() {
     }
     let query = format!("event=access.refused&token_id={}", forgotten.id);
     world.assert_audited(&query, &json!({ "refusal": "idle" }));
-    // NOTICING: to assert where keys are watched for spikes, of an old key that suddenly works a lot:
-    // (0..1100).for_each(|_| assert_eq!(world.whoami(&daily.key), 200));
-    // world.assert_audited(&format!("event=usage_spike&token_id={}", daily.id), &json!({ "user_id": "alice" }));
+    (0..1100).for_each(|_| assert_eq!(world.whoami(&daily.key), 200));
+    world.assert_audited(&format!("event=usage_spike&token_id={}", daily.id), &json!({ "user_id": "alice" }));
 
     world.pass(DAY);
     assert_eq!(world.whoami(&daily.key), 401, "after a year use does not renew it any more");

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod builder;
+mod listing;
 mod maintenance;
 mod operations;
 mod register;

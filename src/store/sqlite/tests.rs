@@ -332,7 +332,8 @@ async fn of_ids_that_are_made_up_nothing_stays() {
     };
     assert_eq!(kept(), ["alice", "keyward:admin"]);
     drop(store);
-    let before = "DROP TABLE owners; DROP INDEX tokens_children; PRAGMA user_version = 6";
+    let before = "DROP TABLE owners; DROP INDEX tokens_children; ALTER TABLE usage DROP COLUMN habits; \
+                  PRAGMA user_version = 6";
     Connection::open(&path).unwrap().execute_batch(before).unwrap();
     drop(SqliteStore::open(&path).await.unwrap());
     assert_eq!(kept(), ["alice", "keyward:admin"], "in a file of the version before");
