@@ -916,6 +916,7 @@ impl TokenStore for FlawedStore {
 
 /// What the work grows with.
 #[cfg(target_os = "linux")]
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod growth {
     use std::time::Duration;
 
