@@ -32,7 +32,7 @@ use keyward::{
     testing::ManualClock,
     token::TokenStatus,
 };
-use support::{Log, UnrulyStore, start, user};
+use support::{UnrulyStore, start, user};
 use tokio::{runtime::Runtime, task::JoinSet};
 use tower::{Layer, ServiceExt, util::ServiceFn};
 
@@ -598,32 +598,4 @@ async fn no_operation_waits_longer_than_five_seconds_for_a_store_that_hangs() {
         }
     }
     assert_eq!(late, [], "operations that took longer");
-}
-
-// ---- idleness --------------------------------------------------------------------------------------
-
-#[tokio::test]
-async fn a_key_in_daily_use_lives_and_one_that_rests_for_thirty_days_dies_without_run() {
-    let log = Log::default();
-    let _guard = log.catch();
-    let clock = ManualClock::at(start());
-    let tokens = TokenManager::builder(MemoryStore::new()).with_clock(clock.clone()).build();
-    let gate = Gatekeeper::new(&tokens);
-    let (daily, resting) = (issue(&tokens, "alice").await, issue(&tokens, "alice").await);
-    assert!(gate.accepts(resting.key.expose()).await);
-    for day in 0..60 {
-        assert!(gate.accepts(daily.key.expose()).await, "day {day}");
-        if day == 30 {
-            assert!(!gate.accepts(resting.key.expose()).await, "not used for thirty days");
-        }
-        clock.advance(DAY);
-    }
-    let warnings = log.lines_with("nobody runs `TokenManager::run`");
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("WARN"), "{warnings:?}");
-    let record = tokens.get(&user("alice"), daily.record.id).await.unwrap();
-    assert_eq!(record.request_count, 60);
-    assert!(record.expires_at > daily.record.expires_at, "and its use has renewed it");
-    clock.advance(29 * DAY);
-    assert!(!gate.accepts(daily.key.expose()).await, "the last use was thirty days ago");
 }
