@@ -472,7 +472,10 @@ fn issue_6_user_leaves_and_the_token_is_still_there() {
         &json!({ "actor": "ops", "user_id": "alice", "count": 3, "reason": "left on Friday, ticket 4711" }),
     );
     assert_eq!(world.from(ELSEWHERE, "GET", "/whoami", &key.key, &Value::Null).status, 401);
+    // The alert came with the first use after the end, and is not repeated for an hour; each use is on record.
     let query = format!("event=revoked_token_used&token_id={}", key.id);
+    world.assert_audited(&query, &json!({ "user_id": "alice", "alert": true }));
+    let query = format!("event=access.refused&token_id={}", key.id);
     world.assert_audited(&query, &json!({ "client_ip": ELSEWHERE, "user_id": "alice" }));
 
     // There is no way back in: not by a new login, a new key, a new account of that name, or by waiting.
