@@ -114,7 +114,7 @@ pub mod layer;
 pub mod limit;
 pub mod manage;
 pub mod net;
-#[cfg(any(feature = "_jwt", feature = "_https"))]
+#[cfg(any(feature = "_jwt", feature = "_https", feature = "postgres-tls"))]
 mod outbound;
 pub mod principal;
 pub mod scope;

@@ -21,7 +21,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("limit", &["error", "time"]),
     ("token", &["error", "id", "limit", "net", "scope", "secret", "time"]),
     ("principal", &["error", "event", "id", "limit", "net", "scope", "secret", "time", "token"]),
-    ("store", &["error", "event", "id", "limit", "net", "principal", "scope", "secret", "time", "token"]),
+    (
+        "store",
+        &[
+            "error",
+            "event",
+            "id",
+            "limit",
+            "net",
+            "outbound",
+            "principal",
+            "scope",
+            "secret",
+            "time",
+            "token",
+        ],
+    ),
     (
         "auth",
         &["error", "event", "id", "limit", "net", "principal", "scope", "secret", "store", "time", "token"],

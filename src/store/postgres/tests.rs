@@ -1,0 +1,1 @@
+//! What needs SQL of its own.
