@@ -218,8 +218,23 @@ impl Server {
     }
 
     pub(crate) fn resume(&self) {
-        let log = self.path("log");
-        self.control(&["-w", "-t", "60", "-l", log.to_str().unwrap(), "-o", &self.options, "start"]);
+        self.resume_with("");
+    }
+
+    /// The same, with more options of the program.
+    pub(crate) fn resume_with(&self, more: &str) {
+        let (log, options) = (self.path("log"), format!("{} {more}", self.options));
+        self.control(&["-w", "-t", "60", "-l", log.to_str().unwrap(), "-o", &options, "start"]);
+    }
+
+    /// A file that only the server may read.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        if is_root() {
+            assert!(Command::new("chown").arg("postgres").arg(&path).status().unwrap().success());
+        }
     }
 
     fn control(&self, arguments: &[&str]) {

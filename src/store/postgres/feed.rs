@@ -195,6 +195,8 @@ impl Listener {
         let connecting = target.connector.listen(&target.config, move || woken.notify_waiters());
         let (client, task) = connecting.await?;
         client.batch_execute(&target.settings()).await?;
+        // What was seen may be much.
+        client.batch_execute("SET enable_hashjoin = on").await?;
         // Refused where connections are shared, and then there are the intervals.
         let _ = client.batch_execute(&format!("LISTEN \"{}\"", channel(&target.schema))).await;
         let news = client.prepare(NEWS).await?;

@@ -63,11 +63,14 @@ impl Target {
 
     /// What each connection is told first.
     pub(super) fn settings(&self) -> String {
-        // Less than the whole call has, so that the server says why.
+        // Less than the whole call has, so that the server says why. There is an index for each
+        // look-up and each join of a few rows; where PostgreSQL takes a table for small, or knows nothing of it yet, it
+        // might read all of it instead, for each of them, and compute seals of rows that nobody asked for.
         let statement = self.timeout.as_millis() * 3 / 4;
         format!(
             "SET search_path = \"{}\"; SET statement_timeout = {statement}; \
              SET idle_in_transaction_session_timeout = {}; SET jit = off; \
+             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
              SET default_transaction_isolation = 'read committed'",
             self.schema,
             self.timeout.as_millis() * 2,
@@ -128,7 +131,12 @@ fn parse(url: &str) -> Result<(Config, Security), ConfigError> {
     if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(unusable());
     }
-    let (address, options) = url.split_once('?').unwrap_or((url, ""));
+    // A password may have a `?` in it.
+    let host = url.find('@').unwrap_or(0);
+    let (address, options) = match url.get(host..).unwrap_or_default().find('?') {
+        Some(at) => (url.get(..host + at).unwrap_or_default(), url.get(host + at + 1..).unwrap_or_default()),
+        None => (url, ""),
+    };
     let (mut security, mut others) = (Security::default(), Vec::new());
     for option in options.split('&').filter(|option| !option.is_empty()) {
         match option.split_once('=').unwrap_or((option, "")) {

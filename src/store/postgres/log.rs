@@ -23,10 +23,10 @@ const LOG: &str = "
 
 /// A few at a time, and none that another process deletes.
 const TIDY: &str = "
-    DELETE FROM changes WHERE n IN (
+    DELETE FROM changes WHERE n = ANY (ARRAY (
         SELECT n FROM changes WHERE at < (extract(epoch FROM clock_timestamp()) * 1000)::int8 - $1
         ORDER BY at LIMIT 1000 FOR UPDATE SKIP LOCKED
-    )";
+    ))";
 
 pub(super) async fn log_changes(session: &Session, digests: &[&[u8; 32]]) -> Result<(), Failure> {
     let digests: Vec<&[u8]> = digests.iter().map(|digest| digest.as_slice()).collect();

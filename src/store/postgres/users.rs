@@ -35,8 +35,8 @@ pub(super) async fn revoke_jwt(
     revocation: &JwtRevocation,
     now: UnixTime,
 ) -> Result<(), Failure> {
-    let forget = "DELETE FROM revoked_jwts WHERE id IN (
-        SELECT id FROM revoked_jwts WHERE until <= $1 ORDER BY until LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+    let forget = "DELETE FROM revoked_jwts WHERE id = ANY (ARRAY (
+        SELECT id FROM revoked_jwts WHERE until <= $1 ORDER BY until LIMIT 1000 FOR UPDATE SKIP LOCKED))";
     session.execute(forget, &[&now.as_millis()]).await?;
     let sql = "INSERT INTO revoked_jwts AS old (id, until, seal) VALUES ($1, $2, $3) ON CONFLICT (id) \
                DO UPDATE SET until = excluded.until, seal = excluded.seal WHERE excluded.until > old.until";
