@@ -195,8 +195,6 @@ impl Listener {
         let connecting = target.connector.listen(&target.config, move || woken.notify_waiters());
         let (client, task) = connecting.await?;
         client.batch_execute(&target.settings()).await?;
-        // What was seen may be much.
-        client.batch_execute("SET enable_hashjoin = on").await?;
         // Refused where connections are shared, and then there are the intervals.
         let _ = client.batch_execute(&format!("LISTEN \"{}\"", channel(&target.schema))).await;
         let news = client.prepare(NEWS).await?;
@@ -219,4 +217,55 @@ impl Drop for Listener {
 async fn limited<T>(limit: Duration, future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let late = || Failure::new(StoreErrorKind::Unavailable, "PostgreSQL did not answer in time");
     tokio::time::timeout(limit, future).await.unwrap_or_else(|_| Err(late()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(log: &Log, since: u64) -> Option<Option<usize>> {
+        let changes = log.after(Some(ChangeCursor(since)))?;
+        Some(changes.digests.map(|digests| digests.len()))
+    }
+
+    #[test]
+    fn what_is_not_remembered_may_be_anything() {
+        let mut log = Log::default();
+        assert_eq!(count(&log, 0), None);
+        (0..LENGTH + 5).for_each(|_| log.add([1; 32]));
+        let newest = log.newest;
+        assert_eq!(count(&log, newest), None, "nothing new");
+        assert_eq!(count(&log, newest - 3), Some(Some(3)));
+        assert_eq!(count(&log, 5), Some(Some(LENGTH)));
+        assert_eq!(count(&log, 4), Some(None), "longer ago than it goes back");
+        assert_eq!(count(&log, newest + 1), Some(None), "of another process");
+        log.forget();
+        assert_eq!(count(&log, newest), Some(None));
+        assert_eq!(count(&log, log.newest), None);
+        log.add(DENIALS_CHANGED);
+        let changes = log.after(Some(ChangeCursor(log.newest - 1))).unwrap();
+        assert!(changes.denials && changes.digests.is_some_and(|digests| digests.is_empty()));
+    }
+
+    #[test]
+    fn a_look_continues_the_one_before_on_the_same_server_soon_after_it() {
+        let mut position = Position::default();
+        assert!(position.continues_at(100, 1_000, 7), "the first");
+        position.move_to(100, 1_000, 7);
+        for (name, horizon, now, born, continues) in [
+            ("at once", 100, 1_000, 7, true),
+            ("later", 200, 1_000 + KEPT / 2 - 1, 7, true),
+            ("too late", 200, 1_000 + KEPT / 2, 7, false),
+            ("a clock set back", 200, 999, 7, false),
+            ("a server started anew", 200, 1_001, 8, false),
+            ("an older state of the database", 99, 1_001, 7, false),
+        ] {
+            assert_eq!(position.continues_at(horizon, now, born), continues, "{name}");
+        }
+        position.seen.extend([(1, (100, 1_000)), (2, (150, 1_000)), (3, (250, 1_000))]);
+        position.move_to(150, 1_500, 7);
+        assert_eq!(position.seen.len(), 2, "those of transactions that may still be open");
+        position.move_to(150, 1_001 + KEPT, 7);
+        assert!(position.seen.is_empty(), "those that are not in the log any more");
+    }
 }

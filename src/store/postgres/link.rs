@@ -1,6 +1,6 @@
 //! Where the database is, and how connections to it are made.
 
-use std::{fmt, fs, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use deadpool_postgres::Connect;
 use tokio::task::JoinHandle;
@@ -63,14 +63,13 @@ impl Target {
 
     /// What each connection is told first.
     pub(super) fn settings(&self) -> String {
-        // Less than the whole call has, so that the server says why. There is an index for each
-        // look-up and each join of a few rows; where PostgreSQL takes a table for small, or knows nothing of it yet, it
-        // might read all of it instead, for each of them, and compute seals of rows that nobody asked for.
+        // Less than the whole call has, so that the server says why. There is an index for each look-up; where
+        // PostgreSQL takes a table for small, or knows nothing of it yet, it might read all of it instead.
         let statement = self.timeout.as_millis() * 3 / 4;
         format!(
             "SET search_path = \"{}\"; SET statement_timeout = {statement}; \
              SET idle_in_transaction_session_timeout = {}; SET jit = off; \
-             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+             SET enable_seqscan = off; \
              SET default_transaction_isolation = 'read committed'",
             self.schema,
             self.timeout.as_millis() * 2,
@@ -85,7 +84,7 @@ impl Target {
 /// Without the password.
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresStore")
+        f.debug_struct("Postgres")
             .field("hosts", &self.config.get_hosts())
             .field("ports", &self.config.get_ports())
             .field("database", &self.config.get_dbname())
@@ -206,7 +205,7 @@ impl Connector {
         match roots {
             None => Self::trusting(tls::public_roots()),
             Some(path) => {
-                let pem = fs::read(path).map_err(|error| {
+                let pem = std::fs::read(path).map_err(|error| {
                     ConfigError::new(format!("the sslrootcert of the database URL cannot be read: {error}"))
                 })?;
                 Self::trusting(tls::roots_of(&pem)?)

@@ -30,8 +30,6 @@ mod queries;
 mod rows;
 mod schema;
 mod session;
-#[cfg(test)]
-mod tests;
 mod upkeep;
 mod usage;
 mod users;

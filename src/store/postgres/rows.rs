@@ -370,3 +370,20 @@ fn period_of(name: &str) -> Result<QuotaPeriod, Failure> {
         .find(|period| period_name(*period) == name)
         .ok_or_else(|| Failure::unreadable("quota"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_can_be_stored_and_read_again() {
+        for text in ["", "plain", "\0", "␀", "a\0b", "␀0", "␀␀0\0␀", "\0\0", "\\0 %00"] {
+            let stored = escaped(text);
+            assert!(!stored.contains('\0'), "{text:?}");
+            assert_eq!(&*unescaped(&stored).unwrap(), text);
+        }
+        for never_written in ["␀", "␀1", "a␀"] {
+            assert!(unescaped(never_written).unwrap_err().is_corrupt(), "{never_written}");
+        }
+    }
+}

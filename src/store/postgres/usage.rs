@@ -46,7 +46,8 @@ macro_rules! expiry_seal {
 }
 
 /// All rows are locked in the order of their ids, so that two batches never wait for each other. Damaged ones stay
-/// as they are: a new seal would hide the damage. The rules are those of [`Usage::apply`].
+/// as they are: a new seal would hide the damage. The ids stand at both tables, so that no seal of other rows is computed
+/// whatever the plan is. The rules are those of [`Usage::apply`].
 pub(super) const RECORD: &str = concat!(
     "
     WITH batch AS (
@@ -63,7 +64,7 @@ pub(super) const RECORD: &str = concat!(
                    ELSE 'add'
                END AS quota
         FROM batch AS b JOIN usage AS u ON u.id = b.id JOIN tokens AS t ON t.id = b.id
-        WHERE u.seal = ",
+        WHERE u.id = ANY ($1) AND u.seal = ",
     usage_seal!("u"),
     "
         ORDER BY u.id FOR UPDATE OF u
@@ -89,7 +90,7 @@ pub(super) const RECORD: &str = concat!(
     ), renewed AS MATERIALIZED (
         SELECT t.id, b.renewed_to AS expires_at, b.used
         FROM batch AS b JOIN tokens AS t ON t.id = b.id
-        WHERE b.renewed_to > t.expires_at AND t.rolling AND t.revoked_at IS NULL AND t.expires_seal = ",
+        WHERE t.id = ANY ($1) AND b.renewed_to > t.expires_at AND t.rolling AND t.revoked_at IS NULL AND t.expires_seal = ",
     expiry_seal!("t"),
     "
         ORDER BY t.id FOR UPDATE OF t

@@ -1,1 +1,0 @@
-//! What needs SQL of its own.
