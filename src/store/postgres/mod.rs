@@ -41,7 +41,8 @@ pub use options::PostgresOptions;
 /// A change is committed when the call returns; whether that is on the disk, and on a standby's, is what the
 /// server's `synchronous_commit` says. Connections are opened when they are needed and replaced when they are
 /// dead, so nothing needs to be started anew after the server was. Each is a task in the Tokio runtime of the
-/// call that opened it, which must live as long as the store.
+/// call that opened it, which must live as long as the store. So is each call that takes rights away, which is done
+/// also if its caller gives up; other changes are undone then.
 ///
 /// Another process learns of a change at once, by a notification, or at the next
 /// [interval](PostgresOptions::with_watch_interval) where notifications do not arrive. For them the store keeps
