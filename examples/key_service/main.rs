@@ -19,7 +19,7 @@ use keyward::{
     jwt::JwtAuth,
     manage::{ListQuery, NewToken, TokenError},
     scope::RoleSet,
-    store::{AuditStore, MemoryStore, SqliteOptions, SqliteStore, TokenStore},
+    store::{AuditStore, MemoryStore, PostgresOptions, SqliteOptions, SqliteStore, TokenStore},
     token::TokenClass,
 };
 use tokio::{net::TcpListener, signal, sync::watch};
@@ -106,6 +106,10 @@ async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Bo
             for_both(SqliteOptions::new(path).open_late()?)
         }
         Database::Sqlite(path) => for_both(SqliteStore::open(path).await?),
+        Database::Postgres(options) if settings.emergency.is_some() => {
+            for_both(PostgresOptions::clone(options).open_late()?)
+        }
+        Database::Postgres(options) => for_both(PostgresOptions::clone(options).open().await?),
     };
     let (audit, log) = AuditLog::new(entries);
     let tokens =

@@ -7,7 +7,7 @@ use keyward::{
     auth::EmergencyAuth,
     limit::FailureLimit,
     net::{ForwardedHeader, IpList, TrustedProxies},
-    store::StaticList,
+    store::{PostgresOptions, StaticList},
     time::UnixTime,
 };
 
@@ -69,6 +69,8 @@ impl fmt::Debug for JwtSettings {
 pub(crate) enum Database {
     Memory,
     Sqlite(PathBuf),
+    /// Shows no password.
+    Postgres(Box<PostgresOptions>),
 }
 
 /// What means nothing without keys.
@@ -284,7 +286,12 @@ fn parse_database(url: &str) -> Result<Database, ConfigError> {
         Some(("sqlite", path)) if !path.trim_start_matches('/').is_empty() => {
             Ok(Database::Sqlite(path.strip_prefix("//").unwrap_or(path).into()))
         }
-        _ => Err(ConfigError::new("KEYWARD_DATABASE_URL must be `sqlite:PATH` or `memory:`")),
+        Some(("postgres" | "postgresql", _)) => PostgresOptions::new(url)
+            .map(|options| Database::Postgres(Box::new(options)))
+            .map_err(|error| ConfigError::new(format!("KEYWARD_DATABASE_URL: {error}"))),
+        _ => Err(ConfigError::new(
+            "KEYWARD_DATABASE_URL must be `sqlite:PATH`, `postgres://user:password@host/database` or `memory:`",
+        )),
     }
 }
 
@@ -409,7 +416,8 @@ mod tests {
     #[test]
     fn wrong_values_are_refused_by_name() {
         for (name, value) in [
-            ("KEYWARD_DATABASE_URL", "postgres://localhost"),
+            ("KEYWARD_DATABASE_URL", "mysql://localhost"),
+            ("KEYWARD_DATABASE_URL", "postgres://db.example.com/keys?sslmode=prefer"),
             ("KEYWARD_DATABASE_URL", "sqlite:"),
             ("KEYWARD_DATABASE_URL", ""),
             ("API_TOKENS", "admin:short"),

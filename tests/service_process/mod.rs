@@ -96,8 +96,14 @@ fn program() -> PathBuf {
 
 fn spawn(folder: &Path, settings: &[(&str, &str)]) -> Child {
     let mut command = Command::new(program());
-    for name in ["API_TOKENS", "RUST_LOG", "KEYWARD_ADMIN_USERS", "KEYWARD_DATABASE_URL", "KEYWARD_BOOTSTRAP"]
-    {
+    for name in [
+        "API_TOKENS",
+        "RUST_LOG",
+        "KEYWARD_ADMIN_USERS",
+        "KEYWARD_DATABASE_URL",
+        "KEYWARD_BOOTSTRAP",
+        "KEYWARD_TEST_POSTGRES_URL",
+    ] {
         command.env_remove(name);
     }
     let command =
