@@ -30,7 +30,7 @@ use keyward::{
     token::{LifetimePolicy, Lifetimes, TokenClass, TokenStatus},
 };
 use serde_json::json;
-use support::{Gatekeeper, UnrulyStore, request, send, start, user};
+use support::{Gatekeeper, World, request, send, start, user};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -39,24 +39,7 @@ fn rounds() -> usize {
     std::env::var("KEYWARD_RACE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1_000)
 }
 
-struct World {
-    clock: ManualClock,
-    store: Arc<UnrulyStore>,
-    events: RecordingSink,
-    tokens: TokenManager,
-    gate: Gatekeeper,
-}
-
 impl World {
-    fn new() -> Self {
-        let (clock, store) = (ManualClock::at(start()), Arc::new(UnrulyStore::default()));
-        let events = RecordingSink::default();
-        let builder = TokenManager::builder(store.clone()).with_clock(clock.clone());
-        let tokens = builder.with_audit(events.clone()).build();
-        let gate = Gatekeeper::new(&tokens);
-        Self { clock, store, events, tokens, gate }
-    }
-
     async fn key(&self, name: &str) -> IssuedToken {
         self.tokens.create(&user("alice"), NewToken::named(name)).await.unwrap()
     }

@@ -10,20 +10,16 @@ use axum::{Router, body::Body, routing::get};
 use http::Request;
 use keyward::{
     AdminProof, AuthLayer, TokenManager,
-    auth::{AnyOf, ApiKeyAuth, StaticAuth},
+    auth::StaticAuth,
     event::Alert,
-    jwt::{JwtAuth, JwtIssuer},
     manage::NewToken,
     store::{StaticList, TokenStore, UserState, UserStatus},
     testing::{ManualClock, RecordingSink},
     time::{Clock, UnixTime},
 };
-use support::{UnrulyStore, send, start, user};
+use support::{UnrulyStore, every_kind, send, start, status_of, user};
 use tokio::{task::JoinSet, time::Instant};
 
-const ISSUER: &str = "https://login.example";
-const AUDIENCE: &str = "https://api.example";
-const SECRET: &str = "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N-example-only";
 const ALICE: &str = "3f5c0a9e7b1d4826a0c3e5f7192b4d6e";
 const BOB: &str = "91b7d2c4e6f8a0b3c5d7e9f1a2b4c6d8";
 const SECOND: Duration = Duration::from_secs(1);
@@ -44,17 +40,10 @@ impl World {
         let (store, events) = (Arc::new(UnrulyStore::default()), RecordingSink::default());
         let tokens = TokenManager::builder(store.clone()).with_clock(clock.clone());
         let tokens = tokens.with_audit(events.clone()).build();
-        let issuer = JwtIssuer::hs256(SECRET, ISSUER, AUDIENCE).unwrap().with_clock(clock.clone());
-        let jwt = JwtAuth::hs256(SECRET).issuer(ISSUER).audience(AUDIENCE).with_clock(clock.clone());
-        let list = StaticList::parse(&format!("alice:{ALICE},bob:{BOB}")).unwrap();
-        let auth = AuthLayer::new(AnyOf::new([
-            ApiKeyAuth::new(&tokens).into(),
-            jwt.build().unwrap().into(),
-            StaticAuth::new(&list).with_clock(clock.clone()).into(),
-        ]));
+        let (app, issuer) = every_kind(&tokens, &format!("alice:{ALICE},bob:{BOB}"), clock);
         let key = tokens.create(&user("alice"), NewToken::named("laptop")).await.unwrap().key;
         Self {
-            app: Router::new().route("/", get(async || {})).layer(auth),
+            app,
             key: key.expose().to_owned(),
             alice_jwt: issuer.token(&user("alice")).unwrap(),
             bob_jwt: issuer.token(&user("bob")).unwrap(),
@@ -70,9 +59,7 @@ impl World {
     }
 
     async fn status(&self, credential: &str) -> u16 {
-        let bearer = format!("Bearer {credential}");
-        let request = Request::get("/").header("authorization", bearer).body(Body::empty()).unwrap();
-        send(&self.app, request).await.status.as_u16()
+        status_of(&self.app, credential).await
     }
 
     /// Asks with everything that alice and bob have, in the order key, JWTs, static tokens.

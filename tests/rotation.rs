@@ -9,7 +9,7 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::Router;
 use keyward::{
@@ -19,33 +19,15 @@ use keyward::{
     event::{Alert, EventKind},
     manage::{Finish, IssuedToken, NewToken, TokenError},
     store::MemoryStore,
-    testing::{ManualClock, RecordingSink},
     token::TokenStatus,
 };
-use support::{Gatekeeper, UnrulyStore, request, send, start, user};
+use support::{World, request, send, start, user};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3600);
 const MOMENT: Duration = Duration::from_millis(1);
 
-struct World {
-    clock: ManualClock,
-    store: Arc<UnrulyStore>,
-    events: RecordingSink,
-    tokens: TokenManager,
-    gate: Gatekeeper,
-}
-
 impl World {
-    fn new() -> Self {
-        let (clock, store) = (ManualClock::at(start()), Arc::new(UnrulyStore::default()));
-        let events = RecordingSink::default();
-        let builder = TokenManager::builder(store.clone()).with_clock(clock.clone());
-        let tokens = builder.with_audit(events.clone()).build();
-        let gate = Gatekeeper::new(&tokens);
-        Self { clock, store, events, tokens, gate }
-    }
-
     /// A key and its successor, which overlap for a month.
     async fn pair(&self) -> [IssuedToken; 2] {
         let old = self.tokens.create(&user("alice"), NewToken::named("laptop")).await.unwrap();

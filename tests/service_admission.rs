@@ -18,14 +18,9 @@ use std::{
 
 use keyward::store::SqliteStore;
 use serde_json::{Value, json};
-use service_process::{Answer, Service, scratch};
+use service_process::{Answer, GLASS, GLASS_SHA256, Service, scratch};
 
 const OPS: &str = "3f5c0a9e7b1d4826a0c3e5f7192b4d6e";
-
-/// An emergency key, and its SHA-256.
-const GLASS: &str = "b7c1f0a4e29d4b6f8e35a7d90c1b2f3e4d5a69788796a5b4c3d2e1f00f1e2d3c";
-const GLASS_SHA256: (&str, &str) =
-    ("KEYWARD_EMERGENCY_KEY_SHA256", "fffd16ac7e7fc1e3972875f3e86983877f10970f2ba852d160387898ebcb1079");
 
 /// JSON Web Tokens of anybody, for tests.
 const LOGIN: [(&str, &str); 5] = [

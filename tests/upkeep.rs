@@ -35,7 +35,7 @@ use keyward::{
     token::{LifetimePolicy, Lifetimes, TokenClass, TokenRecord, TokenStatus},
 };
 use serde_json::json;
-use support::{Gatekeeper, UnrulyStore, request, send, start, user};
+use support::{Gatekeeper, World, request, send, start, user};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -44,24 +44,7 @@ fn operator() -> AdminProof {
     AdminProof::operator("ops", "a test").unwrap()
 }
 
-struct World {
-    clock: ManualClock,
-    store: Arc<UnrulyStore>,
-    events: RecordingSink,
-    tokens: TokenManager,
-    gate: Gatekeeper,
-}
-
 impl World {
-    fn new() -> Self {
-        let (clock, store) = (ManualClock::at(start()), Arc::new(UnrulyStore::default()));
-        let events = RecordingSink::default();
-        let builder = TokenManager::builder(store.clone()).with_clock(clock.clone());
-        let tokens = builder.with_audit(events.clone()).build();
-        let gate = Gatekeeper::new(&tokens);
-        Self { clock, store, events, tokens, gate }
-    }
-
     async fn key(&self, name: &str, days: u32) -> IssuedToken {
         let new = NewToken::named(name).with_lifetime(days * DAY);
         self.tokens.create(&user("alice"), new).await.unwrap()

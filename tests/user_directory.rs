@@ -19,21 +19,18 @@ use axum::{Router, body::Body, routing::get};
 use http::Request;
 use keyward::{
     AdminProof, AuthError, AuthLayer, TokenManager, UserId,
-    auth::{AnyOf, ApiKeyAuth, StaticAuth},
+    auth::{AnyOf, ApiKeyAuth},
     event::Alert,
     jwt::{JwtAuth, JwtIssuer, UserIds, UserMapper},
     manage::{NewToken, TokenError},
     principal::JwtClaims,
-    store::{MemoryStore, StaticList, UserDirectory, UserStatus},
+    store::{MemoryStore, UserDirectory, UserStatus},
     testing::{ManualClock, RecordingSink},
     time::{Clock, UnixTime},
 };
-use support::{send, start, user};
+use support::{AUDIENCE, ISSUER, SECRET, every_kind, send, start, status_of, user};
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
-const ISSUER: &str = "https://login.example";
-const AUDIENCE: &str = "https://api.example";
-const SECRET: &str = "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N-example-only";
 const ALICE: &str = "3f5c0a9e7b1d4826a0c3e5f7192b4d6e";
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -125,17 +122,10 @@ impl World {
             .with_clock(clock.clone())
             .with_audit(events.clone())
             .build();
-        let issuer = JwtIssuer::hs256(SECRET, ISSUER, AUDIENCE).unwrap().with_clock(clock.clone());
-        let jwt = JwtAuth::hs256(SECRET).issuer(ISSUER).audience(AUDIENCE).with_clock(clock.clone());
-        let list = StaticList::parse(&format!("alice:{ALICE}")).unwrap();
-        let auth = AuthLayer::new(AnyOf::new([
-            ApiKeyAuth::new(&tokens).into(),
-            jwt.build().unwrap().into(),
-            StaticAuth::new(&list).with_clock(clock.clone()).into(),
-        ]));
+        let (app, issuer) = every_kind(&tokens, &format!("alice:{ALICE}"), clock);
         let key = tokens.create(&user("alice"), NewToken::named("laptop")).await.unwrap().key;
         Self {
-            app: Router::new().route("/", get(async || {})).layer(auth),
+            app,
             key: key.expose().to_owned(),
             jwt: issuer.token(&user("alice")).unwrap(),
             issuer,
@@ -146,9 +136,7 @@ impl World {
     }
 
     async fn status(&self, credential: &str) -> u16 {
-        let bearer = format!("Bearer {credential}");
-        let request = Request::get("/").header("authorization", bearer).body(Body::empty()).unwrap();
-        send(&self.app, request).await.status.as_u16()
+        status_of(&self.app, credential).await
     }
 
     /// Asks with everything that alice has: a key, a JWT and a static token.

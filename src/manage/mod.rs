@@ -242,8 +242,7 @@ impl TokenManager {
     /// # Errors
     /// [`TokenError::Store`]; what could not be written is kept.
     pub async fn flush(&self) -> Result<(), TokenError> {
-        self.inner().note_all_uses();
-        self.within(self.ask(self.inner().write_usage())).await
+        self.within(self.ask(self.inner().write_all_usage())).await
     }
 
     /// The background work, until `shutdown` is done: writes the use of keys once a second, follows what other
@@ -282,8 +281,7 @@ impl TokenManager {
             () = metrics::keep_published() => {}
         }
         self.send_claimed().await;
-        inner.note_all_uses();
-        let _ = self.within(self.ask(inner.write_usage())).await;
+        let _ = self.flush().await;
     }
 
     /// Makes the cache forget what others changed, and loads again what is denied. Never returns.

@@ -123,8 +123,7 @@ impl TokenManager {
         room: &Room,
     ) -> Result<(), TokenError> {
         // The last uses decide who gives way.
-        self.inner().note_all_uses();
-        self.ask(self.inner().write_usage()).await?;
+        self.ask(self.inner().write_all_usage()).await?;
         let _forget = Forget { inner: self.inner(), what: What::Owner(&record.owner) };
         let ended = self.ask(self.inner().store.insert_making_room(record, room)).await?;
         self.report_ended(actor, &ended, &format!("made room for {}", record.id));

@@ -188,16 +188,26 @@ impl Inner {
             Err(_) => Found::Failed,
             Ok(Some(mut record)) if record.digest == *digest => {
                 let uses = self.add_latest_use(&mut record);
-                // What is dead by itself is refused without a question to anybody else.
-                if let Some(dead) = self.dead_by_itself(&record, asked_at) {
-                    return dead;
-                }
+                let decision =
+                    decide(&record, self.lifetimes.policy(record.class), asked_at, RequestClass::Safe);
+                let access = match decision.access() {
+                    Ok(access) => access,
+                    // What is dead by itself is refused without a question to anybody else.
+                    Err(reason) => {
+                        let dead = self.dead(record.digest, reason, Some(&record), asked_at);
+                        let fresh_until = dead.fresh_until.min(decision.until());
+                        return Found::Dead(Arc::new(Dead { fresh_until, ..dead }));
+                    }
+                };
                 if self.know_denials().await.is_err() {
                     return Found::Failed;
                 }
                 let Ok(lineage) = self.lineage(&record, asked_at).await else { return Found::Failed };
                 match self.standing(&record.owner).await {
-                    Ok(standing) => self.judge(&record, uses, &lineage, standing, asked_at),
+                    Ok(standing) => {
+                        let alive = (access, decision.until());
+                        self.judge(&record, alive, uses, &lineage, standing, asked_at)
+                    }
                     Err(Unheard) => Found::Failed,
                 }
             }
@@ -210,30 +220,17 @@ impl Inner {
         }
     }
 
-    /// The refusal of a record that says itself that it does not work.
-    fn dead_by_itself(&self, record: &TokenRecord, now: UnixTime) -> Option<Found> {
-        let decision = decide(record, self.lifetimes.policy(record.class), now, RequestClass::Safe);
-        let dead = self.dead(record.digest, decision.access().err()?, Some(record), now);
-        let fresh_until = dead.fresh_until.min(decision.until());
-        Some(Found::Dead(Arc::new(Dead { fresh_until, ..dead })))
-    }
-
-    /// The verdict over a record, good for the staleness bound or until its state, or that of a token that it
-    /// ends with, changes.
+    /// The verdict over a record that works by itself, good for the staleness bound or until its state, or that of a
+    /// token that it ends with, changes.
     fn judge(
         &self,
         record: &TokenRecord,
+        (access, until): (Access, UnixTime),
         uses: Uses,
         lineage: &Lineage,
         standing: Standing,
         now: UnixTime,
     ) -> Found {
-        let policy = self.lifetimes.policy(record.class);
-        let decision = decide(record, policy, now, RequestClass::Safe);
-        let access = match decision.access() {
-            Ok(access) => access,
-            Err(reason) => return Found::Dead(Arc::new(self.dead(record.digest, reason, Some(record), now))),
-        };
         let active = standing.active && self.denied.read().is_active(&record.owner);
         if !active || !lineage.lives {
             let reason = if active { Refusal::ParentEnded } else { Refusal::UserInactive };
@@ -251,17 +248,17 @@ impl Inner {
             read_only: access == Access::ReadOnly,
             revision: record.revision as u32,
             fresh_from: now,
-            fresh_until: (now.saturating_add(self.staleness).min(decision.until()))
+            fresh_until: (now.saturating_add(self.staleness).min(until))
                 .min(lineage.until)
                 .min(standing.until),
             expires_at: record.expires_at.unwrap_or(UnixTime::MAX),
-            hard_end: hard_end(record, policy),
+            hard_end: hard_end(record, self.lifetimes.policy(record.class)),
             rolling: record.rolling.then_some(record.class),
             extra: Extra {
                 allowed_ips: record.allowed_ips.clone(),
                 limits: record.limits,
                 limiter: self.limiter(record, now),
-                grace_until: (access == Access::ReadOnly).then(|| decision.until()),
+                grace_until: (access == Access::ReadOnly).then_some(until),
                 ends_with: Some(lineage.end).filter(|end| *end < record.expires_at.unwrap_or(UnixTime::MAX)),
                 jwt: None,
                 tracker: self.noticing.as_ref().map(|noticing| noticing.tracker(record, now)),
@@ -388,8 +385,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Notes also those uses that found the list held by somebody else.
-    pub(crate) fn note_all_uses(&self) {
+    /// Writes also those uses that found the list held by somebody else.
+    pub(crate) async fn write_all_usage(&self) -> Result<(), StoreError> {
+        self.note_all_uses();
+        self.write_usage().await
+    }
+
+    fn note_all_uses(&self) {
         let unnoted = |credential: &Credential| {
             !credential.uses.queued.load(Ordering::Relaxed) && credential.uses.peek().count > 0
         };

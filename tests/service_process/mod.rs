@@ -20,6 +20,11 @@ use std::{
 
 use serde_json::Value;
 
+/// An emergency key, and its SHA-256.
+pub(crate) const GLASS: &str = "b7c1f0a4e29d4b6f8e35a7d90c1b2f3e4d5a69788796a5b4c3d2e1f00f1e2d3c";
+pub(crate) const GLASS_SHA256: (&str, &str) =
+    ("KEYWARD_EMERGENCY_KEY_SHA256", "fffd16ac7e7fc1e3972875f3e86983877f10970f2ba852d160387898ebcb1079");
+
 /// A running service. Dropped, it is killed.
 pub(crate) struct Service {
     child: Arc<Mutex<Child>>,

@@ -20,20 +20,22 @@ use std::{
 };
 
 use async_trait::async_trait;
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use keyward::{
     AdminProof, AuthLayer, Owner, Principal, TokenId, TokenManager, UserId,
-    auth::ApiKeyAuth,
+    auth::{AnyOf, ApiKeyAuth, StaticAuth},
+    jwt::{JwtAuth, JwtIssuer},
     manage::IssuedToken,
     secret::TokenDigest,
     store::{
         Change, Claimed, Denials, Ended, JwtRevocation, MemoryStore, Page, Purge, Purged, Reach, Revoked,
-        Room, Rotation, StoreError, StoreErrorKind, TokenStore, Usage, UserState, Warnings,
+        Room, Rotation, StaticList, StoreError, StoreErrorKind, TokenStore, Usage, UserState, Warnings,
     },
-    time::UnixTime,
+    testing::{ManualClock, RecordingSink},
+    time::{Clock, UnixTime},
     token::TokenRecord,
 };
 use tokio::sync::Semaphore;
@@ -406,6 +408,56 @@ impl Gatekeeper {
         let request = Request::get("/").header("x-api-key", key.key.expose()).body(()).unwrap();
         self.0.clone().oneshot(request).await.unwrap()
     }
+}
+
+/// A manager whose store, clock and events a test has in its hands, and the layer before it.
+pub(crate) struct World {
+    pub(crate) clock: ManualClock,
+    pub(crate) store: Arc<UnrulyStore>,
+    pub(crate) events: RecordingSink,
+    pub(crate) tokens: TokenManager,
+    pub(crate) gate: Gatekeeper,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let (clock, store) = (ManualClock::at(start()), Arc::new(UnrulyStore::default()));
+        let events = RecordingSink::default();
+        let builder = TokenManager::builder(store.clone()).with_clock(clock.clone());
+        let tokens = builder.with_audit(events.clone()).build();
+        let gate = Gatekeeper::new(&tokens);
+        Self { clock, store, events, tokens, gate }
+    }
+}
+
+/// Whose JWTs are believed, for whom, and by which secret.
+pub(crate) const ISSUER: &str = "https://login.example";
+pub(crate) const AUDIENCE: &str = "https://api.example";
+pub(crate) const SECRET: &str = "7f3aX91kQw0bVt5LzR8cYp2MdE6uHj4N-example-only";
+
+/// A service that answers whoever presents a key of `tokens`, a JWT of the issuer that comes with it, or a static token
+/// of `list`, all by `clock`.
+pub(crate) fn every_kind(
+    tokens: &TokenManager,
+    list: &str,
+    clock: &(impl Clock + Clone),
+) -> (Router, JwtIssuer) {
+    let issuer = JwtIssuer::hs256(SECRET, ISSUER, AUDIENCE).unwrap().with_clock(clock.clone());
+    let jwt = JwtAuth::hs256(SECRET).issuer(ISSUER).audience(AUDIENCE).with_clock(clock.clone());
+    let list = StaticList::parse(list).unwrap();
+    let auth = AuthLayer::new(AnyOf::new([
+        ApiKeyAuth::new(tokens).into(),
+        jwt.build().unwrap().into(),
+        StaticAuth::new(&list).with_clock(clock.clone()).into(),
+    ]));
+    (Router::new().route("/", get(async || {})).layer(auth), issuer)
+}
+
+/// The status of a request with this credential.
+pub(crate) async fn status_of(app: &Router, credential: &str) -> u16 {
+    let bearer = format!("Bearer {credential}");
+    let request = Request::get("/").header("authorization", bearer).body(Body::empty()).unwrap();
+    send(app, request).await.status.as_u16()
 }
 
 /// All that is logged, at every level and for every target.
