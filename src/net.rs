@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap, HeaderName, header};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::error::ConfigError;
@@ -27,7 +27,7 @@ use crate::error::ConfigError;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct IpList(Arc<[IpNet]>);
+pub struct IpList(Arc<[Range]>);
 
 /// A text that is no address or network, or a list that is empty or too long.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,9 +44,10 @@ impl IpList {
     /// # Errors
     /// When the list is empty or longer than 64, or an entry is neither.
     pub fn new<S: AsRef<str>>(addresses: impl IntoIterator<Item = S>) -> Result<Self, InvalidIpList> {
-        let nets: Option<Vec<_>> = addresses.into_iter().map(|entry| parse_net(entry.as_ref())).collect();
-        match nets {
-            Some(nets) if (1..=64).contains(&nets.len()) => Ok(Self(nets.into())),
+        let range = |entry: S| parse_net(entry.as_ref()).map(Range::from);
+        let ranges: Option<Vec<_>> = addresses.into_iter().map(range).collect();
+        match ranges {
+            Some(ranges) if (1..=64).contains(&ranges.len()) => Ok(Self(ranges.into())),
             _ => Err(InvalidIpList),
         }
     }
@@ -54,14 +55,57 @@ impl IpList {
     /// Whether `address` is on the list.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|net| net.contains(&address))
+        match address.to_canonical() {
+            IpAddr::V4(v4) => self.0.iter().any(|range| range.has_v4(v4.to_bits())),
+            IpAddr::V6(v6) => self.0.iter().any(|range| range.has_v6(v6.to_bits())),
+        }
     }
 
     /// Whether every address of this list is also on `other`.
     #[must_use]
     pub fn is_subset_of(&self, other: &Self) -> bool {
-        self.0.iter().all(|net| other.0.iter().any(|wider| wider.contains(net)))
+        let is_within = |range: &Range| other.0.iter().any(|wider| wider.net().contains(&range.net()));
+        self.0.iter().all(is_within)
+    }
+}
+
+/// A network as its first address and the bits that all of its addresses share with it: one look tells whether an
+/// address is in it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Range {
+    V4 { first: u32, shared: u32 },
+    V6 { first: u128, shared: u128 },
+}
+
+impl Range {
+    #[inline]
+    fn has_v4(self, address: u32) -> bool {
+        matches!(self, Self::V4 { first, shared } if (address ^ first) & shared == 0)
+    }
+
+    #[inline]
+    fn has_v6(self, address: u128) -> bool {
+        matches!(self, Self::V6 { first, shared } if (address ^ first) & shared == 0)
+    }
+
+    fn net(self) -> IpNet {
+        match self {
+            Self::V4 { first, shared } => {
+                Ipv4Net::new_assert(first.into(), shared.leading_ones() as u8).into()
+            }
+            Self::V6 { first, shared } => {
+                Ipv6Net::new_assert(first.into(), shared.leading_ones() as u8).into()
+            }
+        }
+    }
+}
+
+impl From<IpNet> for Range {
+    fn from(net: IpNet) -> Self {
+        match net {
+            IpNet::V4(net) => Self::V4 { first: net.network().to_bits(), shared: net.netmask().to_bits() },
+            IpNet::V6(net) => Self::V6 { first: net.network().to_bits(), shared: net.netmask().to_bits() },
+        }
     }
 }
 
@@ -81,7 +125,7 @@ fn parse_net(entry: &str) -> Option<IpNet> {
 
 impl fmt::Debug for IpList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(ToString::to_string)).finish()
+        f.debug_list().entries(self.0.iter().map(|range| range.net().to_string())).finish()
     }
 }
 
@@ -89,7 +133,7 @@ impl Serialize for IpList {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
         let text = |net: &IpNet| if single(net) { net.addr().to_string() } else { net.to_string() };
-        serializer.collect_seq(self.0.iter().map(text))
+        serializer.collect_seq(self.0.iter().map(|range| text(&range.net())))
     }
 }
 
@@ -262,7 +306,8 @@ impl TrustedProxies {
         let proxies =
             IpList::new(addresses).map_err(|error| ConfigError::new(format!("trusted proxies: {error}")))?;
         // Also in pieces, such as 0.0.0.0/1 and 128.0.0.0/1.
-        if IpNet::aggregate(&proxies.0.to_vec()).iter().any(|net| net.prefix_len() == 0) {
+        let nets: Vec<_> = proxies.0.iter().map(|range| range.net()).collect();
+        if IpNet::aggregate(&nets).iter().any(|net| net.prefix_len() == 0) {
             return Err(ConfigError::new(
                 "trusted proxies: a network of prefix length 0 trusts everybody; name the proxies' own networks",
             ));
@@ -451,6 +496,28 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_list_contains_what_its_networks_contain(
+            first in any::<u128>(), prefix in 0u8..=128, v4 in any::<bool>(), near in 0u32..=128, other in any::<u128>(),
+        ) {
+            let net = if v4 {
+                IpNet::new(IpAddr::V4((first as u32).into()), prefix.min(32)).unwrap().trunc()
+            } else {
+                IpNet::new(IpAddr::V6(first.into()), prefix).unwrap().trunc()
+            };
+            // Addresses that share some of its bits, and one of the other family.
+            let close = first ^ other.checked_shr(near).unwrap_or(0);
+            let asked = [IpAddr::V6(close.into()), IpAddr::V4((close as u32).into()), IpAddr::V6(other.into())];
+            let list = IpList::new([net.to_string()]).unwrap();
+            let mapped = |net: &IpNet| matches!(net, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() && v6.prefix_len() >= 96);
+            for address in asked.map(|address| address.to_canonical()) {
+                if !mapped(&net) {
+                    prop_assert_eq!(list.contains(address), net.contains(&address), "{} in {}", address, net);
+                }
+            }
+            prop_assert_eq!(list.to_owned(), serde_json::from_str::<IpList>(&serde_json::to_string(&list).unwrap()).unwrap());
+        }
+
         #[test]
         fn no_header_makes_it_panic_or_trust_a_stranger(
             line in prop::collection::vec(prop_oneof![Just(b'\t'), 32u8..127, 128u8..=255], 0..60)

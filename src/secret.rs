@@ -118,7 +118,9 @@ impl TokenDigest {
     /// half as much again, for a buffer that is not needed here.
     #[inline]
     fn of_short(secret: &[u8]) -> Self {
-        let mut block = [0; 64];
+        // Worked on in place, so that there is no other copy of the key to clear.
+        let mut blocks = [[0; 64]];
+        let [block] = &mut blocks;
         if let Some((text, [end, ..])) = block.split_at_mut_checked(secret.len()) {
             text.copy_from_slice(secret);
             *end = 0x80;
@@ -128,10 +130,10 @@ impl TokenDigest {
             *length = bits.to_be_bytes();
         }
         let mut state = SHA256_START;
-        sha2::block_api::compress256(&mut state, &[block]);
+        sha2::block_api::compress256(&mut state, &blocks);
         // The stack keeps no copy of the key.
-        block = [0; 64];
-        std::hint::black_box(&block);
+        blocks = [[0; 64]];
+        std::hint::black_box(&blocks);
         let mut digest = [0; 32];
         let (words, _) = digest.as_chunks_mut::<4>();
         for (to, from) in words.iter_mut().zip(state) {

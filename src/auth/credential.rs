@@ -13,6 +13,11 @@ use crate::{
 /// The longest credential that is looked at, in bytes; a longer one is refused unread.
 const MAX_BYTES: usize = 16 * 1024;
 
+const AUTHORIZATION: &str = "authorization";
+
+/// Up to so many headers are looked at one by one.
+const FEW: usize = 16;
+
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A credential as it was presented. Its text shows in no `Debug`.
@@ -181,11 +186,16 @@ impl CredentialReader {
         uri: &'a Uri,
         headers: &'a HeaderMap,
     ) -> Result<Option<Presented<'a>>, AuthError> {
-        let key = match single(headers, &self.key_header)? {
+        let [key, authorization] = if headers.len() <= FEW {
+            self.scan(headers)?
+        } else {
+            [single(headers, &self.key_header)?, single(headers, &header::AUTHORIZATION)?]
+        };
+        let key = match key {
             None => None,
             Some(value) => Some(read_key(value)?),
         };
-        let bearer = match single(headers, &header::AUTHORIZATION)? {
+        let bearer = match authorization {
             None => None,
             Some(value) => read_bearer(value)?,
         };
@@ -195,6 +205,29 @@ impl CredentialReader {
         }
         let found = one_of(found, self.read_query(uri)?)?;
         one_of(found, self.read_cookie(method, headers)?)
+    }
+
+    /// The values of the key header and of `Authorization`, if each is there once. A look at all of a few headers
+    /// costs less than two look-ups by name.
+    #[inline]
+    fn scan<'a>(&self, headers: &'a HeaderMap) -> Result<[Option<&'a HeaderValue>; 2], AuthError> {
+        let (mut key, mut authorization) = (None, None);
+        let key_name = self.key_header.as_str();
+        for (name, value) in headers {
+            // A length tells nearly all names apart.
+            let name = name.as_str();
+            if name.len() == key_name.len() && name == key_name {
+                if key.replace(value).is_some() {
+                    return Err(several());
+                }
+            } else if name.len() == AUTHORIZATION.len()
+                && name == AUTHORIZATION
+                && authorization.replace(value).is_some()
+            {
+                return Err(several());
+            }
+        }
+        Ok([key, authorization])
     }
 
     fn read_query<'a>(&self, uri: &'a Uri) -> Result<Option<Presented<'a>>, AuthError> {
@@ -232,6 +265,11 @@ fn unreadable() -> AuthError {
     AuthError::because(AuthErrorKind::BadRequest, Refusal::Unreadable)
 }
 
+#[cold]
+fn several() -> AuthError {
+    AuthError::because(AuthErrorKind::BadRequest, Refusal::SeveralCredentials)
+}
+
 /// The header's value if it is there once.
 #[inline]
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, AuthError> {
@@ -242,7 +280,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a He
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() {
-        return Err(AuthError::because(AuthErrorKind::BadRequest, Refusal::SeveralCredentials));
+        return Err(several());
     }
     Ok(first)
 }
@@ -253,7 +291,7 @@ fn one_of<'a>(
     b: Option<Presented<'a>>,
 ) -> Result<Option<Presented<'a>>, AuthError> {
     match (a, b) {
-        (Some(_), Some(_)) => Err(AuthError::because(AuthErrorKind::BadRequest, Refusal::SeveralCredentials)),
+        (Some(_), Some(_)) => Err(several()),
         (found, None) | (None, found) => Ok(found),
     }
 }
@@ -369,9 +407,23 @@ mod tests {
         lines: Lines<'_>,
     ) -> Result<Option<String>, u16> {
         let uri = uri.parse().unwrap();
-        let headers = headers(lines);
-        let read = reader.read(method, &uri, &headers);
-        read.map(|found| found.map(|found| found.token().to_owned())).map_err(|error| error.status().as_u16())
+        let among = |others: &[(String, &'static [u8])]| {
+            let others = others.iter().map(|(name, value)| (name.as_str(), *value));
+            let lines: Vec<_> = others.chain(lines.iter().copied()).collect();
+            let headers = headers(&lines);
+            let read = reader.read(method, &uri, &headers);
+            read.map(|found| found.map(|found| found.token().to_owned()))
+                .map_err(|error| error.status().as_u16())
+        };
+        let alone = among(&[]);
+        // As with few other headers, with many, and with one that is there many times.
+        for others in [1, FEW] {
+            let names = (0..others).map(|n| (format!("x-api-{n:03}"), &b"abc"[..]));
+            assert_eq!(among(&names.collect::<Vec<_>>()), alone, "{lines:?} among {others}");
+            let repeated = vec![("authorize-them".to_owned(), &b"Bearer abc"[..]); others];
+            assert_eq!(among(&repeated), alone, "{lines:?} beside {others} lines of another header");
+        }
+        alone
     }
 
     #[test]

@@ -10,7 +10,8 @@ const VERSION: u8 = b'1';
 const RANDOM: usize = 31;
 const CHECKSUM: usize = 6;
 /// What follows the prefix and its underscore.
-const TAIL: usize = 1 + RANDOM + CHECKSUM;
+const BODY: usize = 1 + RANDOM;
+const TAIL: usize = BODY + CHECKSUM;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// What an API key looks like: `<prefix>_<version><random><checksum>`, for example
@@ -160,8 +161,8 @@ impl Prefix {
 
     #[inline]
     fn shape_of_tail(&self, tail: &[u8]) -> Shape {
-        let Ok(tail) = <&[u8; TAIL]>::try_from(tail) else { return Shape::Broken };
-        let (body, digits) = tail.split_at(1 + RANDOM);
+        let Some((body, digits)) = tail.split_first_chunk::<BODY>() else { return Shape::Broken };
+        let Ok(digits) = <&[u8; CHECKSUM]>::try_from(digits) else { return Shape::Broken };
         let sum = crc32(self.crc, body) ^ !0;
         if body.first() == Some(&VERSION) && decode_checksum(digits) == Some(sum) {
             Shape::WellFormed
@@ -174,7 +175,7 @@ impl Prefix {
 /// The number that six base62 digits stand for; `None` if a byte is no digit.
 #[inline]
 #[expect(clippy::indexing_slicing, reason = "a byte indexes a table of 256")]
-fn decode_checksum(digits: &[u8]) -> Option<u32> {
+fn decode_checksum(digits: &[u8; CHECKSUM]) -> Option<u32> {
     let mut sum = 0u64;
     let mut invalid = 0u8;
     for digit in digits {
