@@ -411,3 +411,104 @@ fn what_follows_from_a_mistake_is_not_told_as_another_one() {
     assert!(!sources(&[]).read(read).unwrap().0);
     assert!(sources(&[("SHOP_MAIL", "false")]).read(read).unwrap().0);
 }
+
+#[test]
+fn a_wrong_value_does_not_hide_what_is_missing_beside_it() {
+    let sources = Sources::new("SHOP_").with_variables([("SHOP_KEY", "short")]);
+    let read = |config: &mut Reader| {
+        let key = config.value::<String>("key").and_then(|_| Err::<(), _>("too short")).optional();
+        if config.is_set("key") && config.value::<String>("owner").optional().is_none() {
+            config.refuse(["key", "owner"], "needs SHOP_OWNER");
+        }
+        Some(key)
+    };
+    assert_eq!(
+        sources.read(read).unwrap_err().sentences(),
+        ["environment variable SHOP_KEY: needs SHOP_OWNER", "environment variable SHOP_KEY: too short"]
+    );
+}
+
+/// Those without the prefix are easily written with it.
+#[test]
+fn the_prefix_before_a_variable_that_has_none_is_understood() {
+    let read = |config: &mut Reader| {
+        let issuer = config.value::<String>("oidc.issuer").optional();
+        let secret = config.secret(("jwt.secret", "JWT_SECRET")).optional();
+        assert!(secret.is_none());
+        Some((issuer, config.value::<String>(("jwt.issuer", "JWT_ISSUER")).optional()))
+    };
+    let variables = [("SHOP_JWT_ISSUER", "https://login.example"), ("SHOP_JWT_SECRET", CANARY)];
+    let (_, report) = Sources::new("SHOP_").with_variables(variables).read(read).unwrap();
+    let told = |name: &str| {
+        format!("environment variable SHOP_{name}: not known, so without effect; the nearest is {name}")
+    };
+    assert_eq!(report.warnings(), [told("JWT_ISSUER"), told("JWT_SECRET")]);
+    let place = Place::new("SHOP_JWT_ISSUER = 'x'");
+    let errors = place.sources(&[]).read(read).unwrap_err();
+    assert!(errors.to_string().ends_with("not known; the nearest is jwt.issuer"), "{errors}");
+}
+
+/// With a `?` in the middle nobody knows what would have been asked for.
+#[test]
+fn what_was_never_asked_for_is_not_called_unknown() {
+    let read = |config: &mut Reader| {
+        let url = config.value::<String>("database_url").required()?;
+        Some((url, config.value::<String>("listen").or(String::new())))
+    };
+    let missing = "database_url (environment variable SHOP_DATABASE_URL): missing; set one of the two";
+    let place = Place::new("listen = ':80'\nworkers = 3");
+    let errors = place.sources(&[("SHOP_LISTEN", ":81")]).read(read).unwrap_err();
+    assert_eq!((errors.sentences(), errors.warnings()), (&[missing.to_owned()][..], &[][..]));
+    // What looks like the missing one is told: it is probably why it is missing.
+    let errors = place.sources(&[("SHOP_DATABASE_URI", "x")]).read(read).unwrap_err();
+    assert!(errors.to_string().contains("the nearest is SHOP_DATABASE_URL"), "{errors}");
+    let errors = Place::new("databse_url = 'x'").sources(&[]).read(read).unwrap_err();
+    assert!(errors.to_string().contains("databse_url"), "{errors}");
+}
+
+#[test]
+fn a_list_without_a_value_is_an_empty_one() {
+    let read = |config: &mut Reader| Some(config.list::<u16>("ports").refuse_empty().optional());
+    for variable in ["", ",", " , ,"] {
+        let sources = Sources::new("SHOP_").with_variables([("SHOP_PORTS", variable)]);
+        let errors = sources.read(read).unwrap_err();
+        assert_eq!(
+            errors.sentences(),
+            ["environment variable SHOP_PORTS: empty; unset it, or give it a value"],
+            "{variable:?}"
+        );
+    }
+    for file in ["ports = []", "ports = ['']", "ports = ','"] {
+        let errors = Place::new(file).sources(&[]).read(read).unwrap_err();
+        assert!(errors.to_string().ends_with(": empty; unset it, or give it a value"), "{file}: {errors}");
+    }
+    let or_empty = |config: &mut Reader| Some(config.list::<u16>("ports").or_empty());
+    assert!(Place::new("ports = []").sources(&[]).read(or_empty).unwrap().0.is_empty());
+}
+
+#[test]
+fn the_report_shows_a_value_as_it_is_taken() {
+    let variables = [("SHOP_AUDIENCE", "a,,b"), ("SHOP_HOSTS", "a,,b")];
+    let read = |config: &mut Reader| {
+        Some((config.value::<String>("audience").required()?, config.list::<String>("hosts").or_empty()))
+    };
+    let (_, report) = Sources::new("SHOP_").with_variables(variables).read(read).unwrap();
+    let shown: Vec<_> = report.entries().iter().map(|entry| entry.value().unwrap()).collect();
+    assert_eq!(shown, ["a,,b", "a, b"]);
+}
+
+#[test]
+fn a_secret_in_a_url_is_not_shown() {
+    let urls = [
+        "https://idp.example/keys?token=",
+        "https://idp.example/keys#",
+        "postgres://app:x@db?password=",
+        "postgres://app:",
+    ];
+    for url in urls {
+        let url = format!("{url}{CANARY}{}", if url.ends_with("app:") { "@db" } else { "" });
+        let sources = Sources::new("SHOP_").with_variables([("SHOP_URL", url)]);
+        let (_, report) = sources.read(|config| config.value::<String>("url").required()).unwrap();
+        assert!(!format!("{report} {report:?}").contains("7f3aX91kQw0b"), "{report}");
+    }
+}

@@ -86,13 +86,17 @@ fn the_whole_service_can_be_set_by_the_file() {
         cooldown_seconds = 60
     "#;
     write(folder.path(), file);
+    // The key of RFC 8037, appendix A.2.
+    let keys =
+        r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    std::fs::write(folder.path().join("keys.json"), keys).unwrap();
     let output = print_config(folder.path(), &[]);
     assert_eq!(output.code, Some(0), "{output:?}");
     let other_source = |line: &&str| !line.contains("keyward.toml, line");
     let others: Vec<_> =
         output.stdout.lines().filter(other_source).map(|line| line.split(' ').next()).collect();
     // The tests' own variable, and what cannot stand beside the rest.
-    let expected = ["config", "listen", "oidc.issuer", "oidc.audience", "jwks.url"];
+    let expected = ["config", "listen", "oidc.issuer", "oidc.audience", "jwks.url", "redis_url"];
     assert_eq!(others, expected.map(Some), "{output:?}");
     assert!(!output.stdout.contains(CANARY) && !output.stdout.contains("b81Zt4"), "{output:?}");
 }
@@ -112,12 +116,13 @@ fn all_mistakes_are_told_in_one_go_and_no_secret_with_them() {
     ];
     for output in [Service::refused(folder.path(), &settings), print_config(folder.path(), &settings)] {
         assert_eq!((output.code, &*output.stdout), (Some(1), ""), "{output:?}");
-        let expected = "key_service: 8 settings are wrong:
+        let expected = "key_service: 9 settings are wrong:
 - admin_user (keyward.toml, line 1): not known; the nearest is admin_users
 - debug_ownership (keyward.toml, line 2): must be `true` or `false`
 - jwt.secert (keyward.toml, line 4): not known; the nearest is jwt.secret
 - jwt.ttl_minutes (keyward.toml, line 5): must be a whole number from 1 to 1440
 - jwt.issuer (keyward.toml, line 6): empty; unset it, or give it a value
+- jwt.issuer (keyward.toml, line 6): needs keys: set JWT_SECRET, KEYWARD_OIDC_ISSUER, KEYWARD_JWKS_URL or KEYWARD_JWKS_FILE
 - environment variable API_TOKENS: entry 1 of the static token list ";
         assert!(output.stderr.starts_with(expected), "{}", output.stderr);
         for end in [
@@ -129,6 +134,55 @@ fn all_mistakes_are_told_in_one_go_and_no_secret_with_them() {
             assert!(output.stderr.contains(end), "{end}: {}", output.stderr);
         }
         assert!(!output.stderr.contains("7f3aX91kQw"), "{output:?}");
+    }
+    assert!(!folder.path().join("keyward.db").exists(), "nothing was begun");
+}
+
+/// Where the service listens and where keys come from is checked with all the rest, before anything is begun.
+#[test]
+fn addresses_and_keys_are_checked_with_all_other_settings() {
+    let folder = scratch();
+    write(folder.path(), "");
+    std::fs::write(folder.path().join("keys.json"), "{}").unwrap();
+    let settings = [
+        ("KEYWARD_LISTEN", "nonsense"),
+        ("KEYWARD_JWKS_URL", "http://idp.example/k"),
+        ("JWT_SECRET", "short"),
+        ("KEYWARD_CLIENT_IP_HEADER", "X-Real-IP"),
+        ("KEYWARD_EMERGENCY_IPS", "office"),
+        ("ENABLE_LOGIN", "maybe"),
+    ];
+    for output in [Service::refused(folder.path(), &settings), print_config(folder.path(), &settings)] {
+        for start in [
+            "- environment variable KEYWARD_LISTEN: must be an address and a port",
+            "- environment variable KEYWARD_JWKS_URL: a URL of keys must begin with `https://`",
+            "- environment variable JWT_SECRET: needs JWT_ISSUER and JWT_AUDIENCE",
+            "- environment variable KEYWARD_CLIENT_IP_HEADER: needs KEYWARD_TRUSTED_PROXIES",
+            "- environment variable KEYWARD_EMERGENCY_IPS: needs KEYWARD_EMERGENCY_KEY_SHA256",
+            "- environment variable KEYWARD_EMERGENCY_IPS: an address list holds",
+            "- environment variable ENABLE_LOGIN: must be `true` or `false`",
+        ] {
+            assert!(output.stderr.contains(start), "{start}: {}", output.stderr);
+        }
+    }
+    for (name, value) in [
+        ("KEYWARD_JWKS_FILE", "keys.json"),
+        ("KEYWARD_JWKS_FILE", "absent.json"),
+        ("KEYWARD_OIDC_ISSUER", "login.example"),
+        ("KEYWARD_LISTEN", "localhost"),
+        ("KEYWARD_LISTEN", "[::1:80"),
+        ("KEYWARD_LISTEN", "::1:80"),
+        ("KEYWARD_LISTEN", ":80"),
+    ] {
+        let variables = [("JWT_AUDIENCE", "a"), ("JWT_ISSUER", "https://i.example"), (name, value)];
+        let output = print_config(folder.path(), &variables);
+        assert!(
+            output.stderr.contains(&format!("environment variable {name}: ")),
+            "{name}={value}: {output:?}"
+        );
+    }
+    for value in ["localhost:0", "[::1]:80", "0.0.0.0:65535"] {
+        assert_eq!(print_config(folder.path(), &[("KEYWARD_LISTEN", value)]).code, Some(0), "{value}");
     }
     assert!(!folder.path().join("keyward.db").exists(), "nothing was begun");
 }

@@ -139,7 +139,7 @@ fn half_a_setting_refuses_to_start_before_anything_is_shown() {
         (vec![OWN[2], ("KEYWARD_OIDC_ISSUER", "login.example")], "KEYWARD_OIDC_ISSUER"),
         (vec![OWN[1], OWN[2], ("KEYWARD_OIDC_ISSUER", "https://login.example")], "JWT_ISSUER"),
         (own(&[("KEYWARD_OIDC_ISSUER", "https://login.example")]), "KEYWARD_OIDC_ISSUER"),
-        (vec![("KEYWARD_LISTEN", "127.0.0.1:99999")], "cannot listen"),
+        (vec![("KEYWARD_LISTEN", "127.0.0.1:99999")], "KEYWARD_LISTEN"),
     ] {
         let folder = scratch();
         let output = Service::refused(folder.path(), &settings);

@@ -74,3 +74,37 @@ fn prometheus_reads_the_service_and_finds_counts_but_nobody() {
     assert_eq!(service.get("/metrics/", "").status, 404);
     assert_eq!(service.stop().code, Some(0));
 }
+
+/// Somebody found keys, and reads the numbers before and after presenting them: nothing tells a trap from a key that
+/// was never issued.
+#[test]
+fn nobody_learns_from_the_numbers_what_a_refusal_does_not_say() {
+    let folder = scratch();
+    let service = Service::start(folder.path(), &[]);
+    let admin = service.admin_key.clone();
+    let made = |body| service.post("/admin/tokens", &admin, body);
+    let trap = made(json!({ "user_id": "ops", "name": "trap", "honeytoken": true })).text("key");
+    let revoked = made(json!({ "user_id": "ops", "name": "old" }));
+    let gone = service.send("DELETE", &format!("/admin/tokens/{}", revoked.text("id")), &admin, None);
+    assert!(gone.status < 300, "{gone:?}");
+    let keys = [trap, revoked.text("key"), "kw_live_1never".to_owned()];
+    for stranger in
+        ["X-Forwarded-For: 192.0.2.1", "Forwarded: for=192.0.2.1", "Via: 1.1 proxy", "X-Real-IP: 192.0.2.1"]
+    {
+        let read = || service.with_header("GET", "/metrics", stranger);
+        let first = read();
+        assert_eq!(first.status, 200);
+        assert!(first.body.contains("keyward_store_up 1"), "{}", first.body);
+        for key in &keys {
+            assert_eq!(service.get("/whoami", key).status, 401);
+            assert_eq!(read().body, first.body);
+        }
+    }
+    let whole = scrape(&service);
+    assert_eq!(whole.get(&verdict("refused", "api_key", "honeytoken")), 4.0);
+    let admin = format!("X-Forwarded-For: 192.0.2.1\r\nX-API-Key: {admin}");
+    assert!(service.with_header("GET", "/metrics", &admin).body.contains("honeytoken"));
+    let other = made(json!({ "user_id": "ops", "name": "own" })).text("key");
+    let other = format!("X-Forwarded-For: 192.0.2.1\r\nX-API-Key: {other}");
+    assert!(!service.with_header("GET", "/metrics", &other).body.contains("honeytoken"));
+}

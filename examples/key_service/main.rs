@@ -87,7 +87,7 @@ async fn serve_tokens(
     let bootstrap = bootstrap(settings);
     let auth = auth_layer(settings, &tokens, jwt.clone()).with_mode(bootstrap.mode_at(routes::KEYS));
     let recorder = metrics::install()?;
-    let open = metrics::route(recorder.clone());
+    let open = metrics::route(recorder.clone(), auth.clone());
     let app = routes::app(settings, &tokens, log, &bootstrap, jwt.clone(), auth, open)?;
     let listener = TcpListener::bind(&settings.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;

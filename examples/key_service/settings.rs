@@ -1,12 +1,12 @@
 //! The service's settings: from the environment, then `keyward.toml`, then the defaults here.
 
-use std::{collections::HashSet, fmt, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::HashSet, fmt, fs, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
 use keyward::{
-    ConfigError, UserId,
+    UserId,
     auth::EmergencyAuth,
     config::{Reader, Secret, Sources},
-    jwt::{Algorithm, VerifyingKey},
+    jwt::{Algorithm, JwtAuth, KeySet, VerifyingKey},
     limit::FailureLimit,
     net::{ForwardedHeader, IpList, TrustedProxies},
     store::StaticList,
@@ -61,7 +61,7 @@ pub(crate) struct JwtSettings {
 pub(crate) enum KeySource {
     Oidc { issuer: String, audience: String },
     Url(String),
-    File(PathBuf),
+    File(KeySet),
 }
 
 #[derive(Clone, Debug)]
@@ -75,9 +75,9 @@ impl Settings {
     pub(crate) fn read(config: &mut Reader) -> Option<Self> {
         let static_tokens = config.secret(("api_tokens", "API_TOKENS"));
         let static_tokens = static_tokens.and_then(|list| StaticList::parse(list.expose())).optional();
-        Some(Self {
+        let settings = Self {
             static_tokens,
-            listen: config.value("listen").or("127.0.0.1:3000".to_owned()),
+            listen: config.value("listen").and_then(check_listen).or("127.0.0.1:3000".to_owned()),
             // Another database than was meant would be empty, and open to whoever reads its first key.
             database: config.value("database_url").refuse_empty().or(Database::Sqlite("keyward.db".into())),
             admin_users: config.list("admin_users").or_empty().into_iter().collect(),
@@ -89,13 +89,33 @@ impl Settings {
             bootstrap: config.value("bootstrap").refuse_empty().or(BootstrapMode::Admin),
             emergency: read_emergency(config),
             jwt: JwtSettings::read(config),
-        })
+        };
+        if config.value::<String>("redis_url").optional().is_some() {
+            let sentence =
+                "is not supported yet; unset it, and mind that each process counts limits by itself";
+            config.refuse(["redis_url"], sentence);
+        }
+        Some(settings)
     }
+}
+
+/// The name of a host may turn out not to be known only later.
+fn check_listen(text: String) -> Result<String, &'static str> {
+    let is_right = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let bare = host.strip_prefix('[').map_or(host, |rest| rest.strip_suffix(']').unwrap_or_default());
+        let is_host = !bare.is_empty() && bare.contains(':') == (bare != host);
+        is_host && !bare.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+    });
+    if is_right { Ok(text) } else { Err("must be an address and a port, such as `127.0.0.1:3000`") }
 }
 
 fn read_proxies(config: &mut Reader) -> Option<TrustedProxies> {
     let header = config.value("client_ip_header").or(ForwardedHeader::default());
     let proxies = config.list::<String>("trusted_proxies").and_then(TrustedProxies::new).optional();
+    if config.is_set("client_ip_header") && !config.is_set("trusted_proxies") {
+        let sentence = "needs KEYWARD_TRUSTED_PROXIES, since anybody can send such a header";
+        config.refuse(["client_ip_header"], sentence);
+    }
     proxies.map(|proxies| proxies.with_header(header))
 }
 
@@ -104,8 +124,7 @@ fn read_emergency(config: &mut Reader) -> Option<EmergencyAuth> {
     let key = config.secret("emergency.key_sha256");
     let key = key.and_then(|hash| EmergencyAuth::new(hash.expose().trim())).optional();
     let addresses = config.list::<String>("emergency.ips").refuse_empty();
-    let list = |list: Vec<String>| IpList::new(list).map_err(|error| ConfigError::new(error.to_string()));
-    let addresses = addresses.and_then(list).optional();
+    let addresses = addresses.and_then(IpList::new).optional();
     let until: Option<UnixTime> = config.value("emergency.until").refuse_empty().optional();
     for alone in ["emergency.ips", "emergency.until"] {
         if config.is_set(alone) && !config.is_set("emergency.key_sha256") {
@@ -189,10 +208,13 @@ const NEED_KEYS: [&str; 6] = [
 impl KeySource {
     /// An identity provider without an audience of its own uses `audience`.
     fn read(config: &mut Reader, audience: Option<String>) -> Option<Self> {
-        let issuer: Option<String> = config.value("oidc.issuer").optional();
+        // Whether they can be asked at all does not depend on what else is set.
+        let is_issuer = |url: String| JwtAuth::oidc(&url, "any").build().map(|_| url);
+        let is_key_set = |url: String| JwtAuth::jwks(&url).issuer("any").audience("any").build().map(|_| url);
+        let issuer = config.value("oidc.issuer").and_then(is_issuer).optional();
         let audience = config.value("oidc.audience").optional().or(audience);
-        let url = config.value("jwks.url").optional();
-        let file = config.value("jwks.file").optional();
+        let url = config.value("jwks.url").and_then(is_key_set).optional();
+        let file = config.value("jwks.file").and_then(read_keys).optional();
         let keys = ["oidc.issuer", "jwks.url", "jwks.file"];
         let mut set = keys.into_iter().filter(|key| config.is_set(key));
         if let (Some(_), Some(second)) = (set.next(), set.next()) {
@@ -208,6 +230,12 @@ impl KeySource {
         }
         url.map(Self::Url).or(file.map(Self::File))
     }
+}
+
+fn read_keys(path: PathBuf) -> Result<KeySet, String> {
+    let unreadable = |error| format!("{} cannot be read: {error}", path.display());
+    let keys = KeySet::from_jwks(fs::read(&path).map_err(unreadable)?);
+    keys.map_err(|error| format!("{}: {error}", path.display()))
 }
 
 impl FromStr for Database {
@@ -315,6 +343,7 @@ mod tests {
             ("KEYWARD_DATABASE_URL", "postgres://localhost"),
             ("KEYWARD_DATABASE_URL", "sqlite:"),
             ("KEYWARD_DATABASE_URL", ""),
+            ("KEYWARD_REDIS_URL", "redis://localhost"),
             ("API_TOKENS", "admin:short"),
             ("API_TOKENS", ""),
             ("KEYWARD_ADMIN_USERS", "a\u{7}b"),

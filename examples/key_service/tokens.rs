@@ -1,7 +1,5 @@
 //! JSON Web Tokens: whose are believed, and the login for developers.
 
-use std::fs;
-
 use axum::{
     Json, Router,
     extract::State,
@@ -13,7 +11,7 @@ use keyward::{
     ConfigError, UserId,
     api::{ApiError, JsonBody},
     event::Audit,
-    jwt::{Algorithm, JwtAuth, JwtBuilder, JwtIssuer, KeySet, Said, UserIds, VerifyingKey},
+    jwt::{Algorithm, JwtAuth, JwtBuilder, JwtIssuer, Said, UserIds, VerifyingKey},
     principal::RoleDirectory,
     scope::RoleSet,
 };
@@ -48,14 +46,10 @@ pub(crate) fn authenticator<R: RoleDirectory + Clone>(
                 None => named(JwtAuth::jwks(url), settings),
             });
         }
-        Some(KeySource::File(path)) => {
-            let keys = fs::read(path).map_err(|error| {
-                ConfigError::new(format!("KEYWARD_JWKS_FILE: {} cannot be read: {error}", path.display()))
-            })?;
-            let keys = KeySet::from_jwks(keys).map_err(|error| about("KEYWARD_JWKS_FILE", &error))?;
+        Some(KeySource::File(keys)) => {
             local = Some(match local {
-                Some(builder) => builder.and_keys(&keys),
-                None => named(JwtAuth::keys(&keys), settings),
+                Some(builder) => builder.and_keys(keys),
+                None => named(JwtAuth::keys(keys), settings),
             });
         }
     }

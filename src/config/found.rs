@@ -20,9 +20,10 @@ impl<'t> Found<'t> {
         text.to_str().map_or(Self::NotText, Self::Variable)
     }
 
-    /// A text of nothing but white space.
-    pub(super) fn is_empty(self) -> bool {
+    /// A text of nothing but white space; for a list, also of nothing but that between commas.
+    pub(super) fn is_empty(self, is_list: bool) -> bool {
         match self {
+            Self::Variable(text) if is_list => text.split(',').all(|value| value.trim().is_empty()),
             Self::Variable(text) => text.trim().is_empty(),
             Self::File(Value::Text(text)) => text.trim().is_empty(),
             _ => false,
@@ -47,9 +48,13 @@ impl<'t> Found<'t> {
         Ok(values.into_iter().filter(|value| !value.is_empty()).collect())
     }
 
-    /// For the report, if it is no secret.
-    pub(super) fn shown(self) -> String {
-        plain_value(&self.several_values().unwrap_or_default().join(", "))
+    /// For the report, if it is no secret: as it is taken.
+    pub(super) fn shown(self, is_list: bool) -> String {
+        if is_list {
+            plain_value(&self.several_values().unwrap_or_default().join(", "))
+        } else {
+            plain_value(self.one_value().unwrap_or_default())
+        }
     }
 }
 
@@ -62,17 +67,26 @@ fn scalar(value: &Value) -> Option<&str> {
     }
 }
 
-/// A value for the report: in one line, of at most 200 characters, and without the user and password of a URL.
+/// A value for the report: in one line, of at most 200 characters, and without those parts of a URL in which secrets
+/// stand: user, password, query and fragment.
 pub(super) fn plain_value(text: &str) -> String {
-    let without_password = match text.split_once("://").zip(text.rsplit_once('@')) {
-        Some(((scheme, rest), (_, host))) if rest.contains('@') => format!("{scheme}://{MASKED}@{host}"),
-        _ => text.to_owned(),
-    };
-    let mut shown = one_line(&without_password.chars().take(200).collect::<String>());
-    if without_password.chars().nth(200).is_some() {
+    let without_secrets = text.split_once("://").map_or_else(|| text.to_owned(), plain_url);
+    let mut shown = one_line(&without_secrets.chars().take(200).collect::<String>());
+    if without_secrets.chars().nth(200).is_some() {
         shown.push('…');
     }
     shown
+}
+
+fn plain_url((scheme, rest): (&str, &str)) -> String {
+    // A password may hold any of the other signs.
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((_, host)) => (format!("{MASKED}@"), host),
+        None => (String::new(), rest),
+    };
+    let (path, query) = rest.find(['?', '#', '&']).map_or((rest, ""), |at| rest.split_at(at));
+    let query = query.get(..1).map_or(String::new(), |sign| format!("{sign}{MASKED}"));
+    format!("{scheme}://{user}{path}{query}")
 }
 
 /// With escapes instead of control characters, so that nothing that was read looks like more than one line.
@@ -98,6 +112,11 @@ mod tests {
             ("sqlite:keyward.db", "sqlite:keyward.db"),
             ("alice@example.com", "alice@example.com"),
             ("postgres://app:pa@ss/word@db/keys", "postgres://…@db/keys"),
+            ("postgres://app:pa?ss@db/keys?user=a&password=b", "postgres://…@db/keys?…"),
+            ("https://idp.example/keys?token=1234", "https://idp.example/keys?…"),
+            ("https://idp.example/keys#1234", "https://idp.example/keys#…"),
+            ("https://idp.example?mail=a@b&token=1", "https://…@b&…"),
+            ("what?", "what?"),
             ("a\nb\u{1b}[31m", "a\\nb\\u{1b}[31m"),
             ("grün", "grün"),
         ] {

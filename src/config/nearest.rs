@@ -10,6 +10,13 @@ pub(super) fn nearest<'a, T>(
     candidates.into_iter().min_by_key(|(candidate, _)| distance(&name, &lower(candidate)))
 }
 
+/// Whether one is probably the other, misspelt: most of it is right.
+pub(super) fn is_close(name: &str, other: &str) -> bool {
+    let lower = |text: &str| text.chars().take(LONGEST).collect::<String>().to_lowercase();
+    let (name, other) = (lower(name), lower(other));
+    3 * distance(&name, &other) <= name.len().max(other.len())
+}
+
 /// Longer names are compared by their beginning, since the work grows with the product of the lengths.
 const LONGEST: usize = 100;
 

@@ -12,7 +12,7 @@ use std::{
 use super::{
     file::{File, Unknown, UnknownKind, Value},
     found::{Found, MASKED, plain_value},
-    nearest::nearest,
+    nearest::{is_close, nearest},
     report::{ConfigErrors, Entry, Problems, Report, Source},
     setting::{Name, Secret, Setting},
 };
@@ -66,7 +66,7 @@ impl Reader {
     ///
     /// What `FromStr` says of a wrong value is repeated, so a secret is no case for this.
     pub fn value<T: FromStr<Err: fmt::Display>>(&mut self, name: impl Into<Name>) -> Setting<'_, T> {
-        self.ask(name.into(), false, |found| {
+        self.ask(name.into(), Kind::One, |found| {
             let text = found.one_value()?;
             text.parse().map_err(|error| format!("{error}"))
         })
@@ -77,7 +77,7 @@ impl Reader {
     where
         N: fmt::Display + PartialOrd + TryFrom<i128>,
     {
-        self.ask(name.into(), false, |found| {
+        self.ask(name.into(), Kind::One, |found| {
             let text = match found {
                 Found::Variable(text) => Some(text.trim()),
                 Found::File(Value::Integer(text)) => Some(&**text),
@@ -92,7 +92,7 @@ impl Reader {
 
     /// `true` or `false` and nothing else; in the file, without quotes.
     pub fn switch(&mut self, name: impl Into<Name>) -> Setting<'_, bool> {
-        self.ask(name.into(), false, |found| match found {
+        self.ask(name.into(), Kind::One, |found| match found {
             Found::File(Value::Boolean(value)) => Ok(*value),
             Found::Variable(text) if text.trim() == "true" => Ok(true),
             Found::Variable(text) if text.trim() == "false" => Ok(false),
@@ -104,7 +104,7 @@ impl Reader {
     ///
     /// White space around each, and empty ones between commas, are dropped.
     pub fn list<T: FromStr<Err: fmt::Display>>(&mut self, name: impl Into<Name>) -> Setting<'_, Vec<T>> {
-        self.ask(name.into(), false, |found| {
+        self.ask(name.into(), Kind::List, |found| {
             let parse =
                 |(at, text): (usize, &str)| text.parse().map_err(|error| format!("value {at}: {error}"));
             (1..).zip(found.several_values()?).map(parse).collect()
@@ -113,7 +113,7 @@ impl Reader {
 
     /// A text, exactly as it is written, that is never shown. An empty one is a mistake.
     pub fn secret(&mut self, name: impl Into<Name>) -> Setting<'_, Secret> {
-        self.ask(name.into(), true, |found| match found {
+        self.ask(name.into(), Kind::Secret, |found| match found {
             Found::Variable(text) => Ok(text.to_owned().into()),
             Found::File(Value::Text(text)) => Ok(text.clone().into()),
             _ => Err("must be a text in quotes".to_owned()),
@@ -122,10 +122,11 @@ impl Reader {
 
     /// Refuses what is wrong with several settings together, such as one that needs another.
     ///
-    /// `sentence` is told after the name of the first of `keys`, as in "needs a sender; set …". If one of the settings is
-    /// wrong by itself, nothing is told, since this may only follow from that.
+    /// `sentence` is told after the name of the first of `keys`, as in "needs a sender; set …". If one of the others is
+    /// wrong by itself, nothing is told, since this may only follow from that; name the first once more if it may follow
+    /// from a wrong value of that one.
     pub fn refuse<const N: usize>(&mut self, keys: [&'static str; N], sentence: impl fmt::Display) {
-        if keys.iter().any(|key| self.wrong.contains(key)) {
+        if keys.iter().skip(1).any(|key| self.wrong.contains(key)) {
             return;
         }
         let Some(first) = keys.first() else {
@@ -162,17 +163,17 @@ impl Reader {
     fn ask<T>(
         &mut self,
         name: Name,
-        is_secret: bool,
+        kind: Kind,
         parse: impl FnOnce(Found<'_>) -> Result<T, String>,
     ) -> Setting<'_, T> {
-        let key = name.key;
+        let (key, is_list, is_secret) = (name.key, kind == Kind::List, kind == Kind::Secret);
         let variable = name.variable.map_or_else(|| self.variable_of(key), str::to_owned);
-        let (source, value, result) = match self.find(key, &variable, is_secret) {
+        let (source, value, result) = match self.find(key, &variable, kind) {
             None => (Source::Unset, None, Ok(None)),
-            Some((source, found)) if found.is_empty() => (source, None, Err(empty(is_secret))),
+            Some((source, found)) if found.is_empty(is_list) => (source, None, Err(empty(is_secret))),
             Some((source, Found::NotText)) => (source, None, Err("not valid UTF-8".to_owned())),
             Some((source, found)) => {
-                let value = if is_secret { MASKED.to_owned() } else { found.shown() };
+                let value = if is_secret { MASKED.to_owned() } else { found.shown(is_list) };
                 (source, Some(value), parse(found).map(Some))
             }
         };
@@ -189,9 +190,10 @@ impl Reader {
     }
 
     /// The variable, unless it is empty and that means nothing; or what the file says.
-    fn find(&self, key: &str, variable: &str, is_secret: bool) -> Option<(Source, Found<'_>)> {
+    fn find(&self, key: &str, variable: &str, kind: Kind) -> Option<(Source, Found<'_>)> {
         let found = self.variables.get(OsStr::new(variable)).map(|text| Found::variable(text));
-        if let Some(found) = found.filter(|found| is_secret || !found.is_empty()) {
+        let counts = |found: &Found<'_>| kind == Kind::Secret || !found.is_empty(kind == Kind::List);
+        if let Some(found) = found.filter(counts) {
             return Some((Source::Variable(variable.to_owned()), found));
         }
         let item = self.file.get(key)?;
@@ -210,16 +212,17 @@ impl Reader {
         }
     }
 
-    /// Turns to the variable, if it is there and empty.
+    /// Turns to the variable, if it is there and empty, or to a list without a value in the file.
     pub(super) fn refuse_empty(&mut self, key: &'static str) -> bool {
         let entry = self.entries.iter_mut().find(|entry| entry.key == key);
         let Some(entry) = entry.filter(|entry| !matches!(entry.source, Source::Variable(_))) else {
             return false;
         };
-        if !self.variables.contains_key(OsStr::new(&entry.variable)) {
+        if self.variables.contains_key(OsStr::new(&entry.variable)) {
+            entry.source = Source::Variable(entry.variable.clone());
+        } else if entry.source.line().is_none() || entry.value.as_deref() != Some("") {
             return false;
         }
-        entry.source = Source::Variable(entry.variable.clone());
         self.mistake(key, &empty(false));
         true
     }
@@ -244,21 +247,34 @@ impl Reader {
     }
 
     pub(super) fn finish<S>(mut self, settings: Option<S>) -> Result<(S, Report), ConfigErrors> {
-        self.refuse_unknown_keys();
-        self.warn_of_unknown_variables();
+        self.refuse_unknown_keys(settings.is_some());
+        self.warn_of_unknown_variables(settings.is_some());
         self.warn_of_open_file();
         let (settings, warnings) = self.problems.finish(settings)?;
         Ok((settings, Report { entries: self.entries, warnings }))
     }
 
-    fn refuse_unknown_keys(&mut self) {
+    /// Whether `name` is unknown for sure. If the reading `is_whole` it is; else only if it looks like what is missing,
+    /// since nobody knows what would have been asked for.
+    fn is_unknown(&self, is_whole: bool, name: &str) -> bool {
+        let is_missing = |entry: &&Entry| self.wrong.contains(entry.key) && entry.source == Source::Unset;
+        let is_meant = |entry: &Entry| is_close(name, entry.key) || is_close(name, &entry.variable);
+        is_whole || self.entries.iter().filter(is_missing).any(is_meant)
+    }
+
+    fn refuse_unknown_keys(&mut self, is_whole: bool) {
         let entries: Vec<_> = self.entries.iter().filter(|entry| entry.key != FILE).collect();
         let keys: BTreeSet<_> = entries.iter().map(|entry| entry.key).collect();
+        let usual: Vec<_> = entries.iter().map(|entry| self.variable_of(entry.key)).collect();
         let tables: BTreeSet<_> = keys.iter().flat_map(|key| tables_of(key)).collect();
         for Unknown { line, path, kind } in self.file.unknown(&keys) {
+            if kind != UnknownKind::NoTable && !self.is_unknown(is_whole, &path) {
+                continue;
+            }
             // People also write the variable's name into the file, and then mean its key.
-            let names =
-                entries.iter().flat_map(|entry| [(entry.key, entry.key), (&*entry.variable, entry.key)]);
+            let names = entries.iter().zip(&usual).flat_map(|(entry, usual)| {
+                [entry.key, &*entry.variable, usual].map(|name| (name, entry.key))
+            });
             let nearest = match kind {
                 UnknownKind::Table => {
                     nearest(&path, tables.iter().map(|table| (*table, ()))).map(table_header)
@@ -277,19 +293,27 @@ impl Reader {
         }
     }
 
-    fn warn_of_unknown_variables(&mut self) {
+    fn warn_of_unknown_variables(&mut self, is_whole: bool) {
         if self.prefix.is_empty() {
             return;
         }
         let known: BTreeSet<_> = self.entries.iter().map(|entry| &*entry.variable).collect();
+        // With the prefix people also write those that have none, and then mean the one without.
+        let usual: Vec<_> = self.entries.iter().map(|entry| self.variable_of(entry.key)).collect();
         for name in self.variables.keys() {
             let name = name.to_string_lossy();
             let start = name.get(..self.prefix.len()).unwrap_or_default();
             if !start.eq_ignore_ascii_case(&self.prefix) || known.contains(&*name) {
                 continue;
             }
-            let nearest = nearest(&name, known.iter().map(|known| (*known, ())));
-            let nearest = nearest.map(|(known, ())| format!("; the nearest is {known}"));
+            if !self.is_unknown(is_whole, &name) {
+                continue;
+            }
+            let names =
+                self.entries.iter().zip(&usual).flat_map(|(entry, usual)| {
+                    [&*entry.variable, usual].map(|name| (name, &*entry.variable))
+                });
+            let nearest = nearest(&name, names).map(|(_, known)| format!("; the nearest is {known}"));
             self.problems.warn(&format!(
                 "environment variable {}: not known, so without effect{}",
                 plain_name(&name),
@@ -313,6 +337,14 @@ impl Reader {
 fn empty(is_secret: bool) -> String {
     let what = if is_secret { ", such as the output of `openssl rand -hex 32`" } else { "" };
     format!("empty; unset it, or give it a value{what}")
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    One,
+    List,
+    Secret,
 }
 
 /// The setting that names the file. It cannot stand in the file.

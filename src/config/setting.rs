@@ -4,8 +4,6 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use crate::ConfigError;
-
 use super::reader::Reader;
 
 /// What a setting is called: a key of the file, in words of `a-z`, `0-9` and `_` with dots between tables; and the
@@ -79,7 +77,7 @@ impl fmt::Debug for Secret {
 /// assert_eq!(timeout, Duration::from_secs(5));
 /// # Ok::<(), keyward::config::ConfigErrors>(())
 /// ```
-#[must_use = "say what it is if it is not set: `or`, `or_empty`, `optional` or `required`"]
+#[must_use = "say what it is if it is not set: `or`, `or_shown`, `or_empty`, `optional` or `required`"]
 pub struct Setting<'r, T> {
     pub(super) reader: &'r mut Reader,
     pub(super) key: &'static str,
@@ -99,13 +97,35 @@ impl<'r, T> Setting<'r, T> {
         })
     }
 
+    /// This value if it is not set, which the report shows as `shown`: for what has no `Display`, such as a path or a
+    /// list.
+    ///
+    /// ```
+    /// use std::path::PathBuf;
+    /// use keyward::config::Sources;
+    ///
+    /// let (_, report) = Sources::new("SHOP_").with_variables([("", ""); 0]).read(|config| {
+    ///     let folder = config.value::<PathBuf>("data").or_shown("shop-data".into(), "shop-data");
+    ///     Some((folder, config.list::<String>("hosts").or_shown(vec!["localhost".to_owned()], "localhost")))
+    /// })?;
+    /// assert_eq!(report.to_string(), "data   shop-data  default\nhosts  localhost  default\n");
+    /// # Ok::<(), keyward::config::ConfigErrors>(())
+    /// ```
+    pub fn or_shown(self, default: T, shown: impl fmt::Display) -> T {
+        self.value.unwrap_or_else(|| {
+            self.reader.note_default(self.key, &shown.to_string());
+            default
+        })
+    }
+
     /// `None` if it is not set.
     #[must_use]
     pub fn optional(self) -> Option<T> {
         self.value
     }
 
-    /// Refuses to start if it is not set. Put a `?` behind it once all settings were asked for.
+    /// Refuses to start if it is not set. Put a `?` behind it once all settings were asked for: those after it are not
+    /// checked if it is missing.
     #[must_use]
     pub fn required(self) -> Option<T> {
         if self.value.is_none() && !self.reader.is_set(self.key) {
@@ -114,8 +134,8 @@ impl<'r, T> Setting<'r, T> {
         self.value
     }
 
-    /// Refuses an empty variable, instead of taking it for none. For what narrows something down: without it, more
-    /// would be allowed than was meant.
+    /// Refuses an empty variable, instead of taking it for none, and an empty list in the file. For what narrows
+    /// something down: without it, more would be allowed than was meant.
     ///
     /// ```
     /// use std::net::IpAddr;
@@ -127,6 +147,10 @@ impl<'r, T> Setting<'r, T> {
     ///     errors.unwrap_err().to_string(),
     ///     "environment variable SHOP_ONLY_FROM: empty; unset it, or give it a value"
     /// );
+    ///
+    /// // As a shell leaves it of "$OFFICE,$VPN" where neither is set.
+    /// let sources = Sources::new("SHOP_").with_variables([("SHOP_ONLY_FROM", ",")]);
+    /// assert!(sources.read(|config| Some(config.list::<IpAddr>("only_from").refuse_empty().optional())).is_err());
     /// ```
     pub fn refuse_empty(self) -> Self {
         let is_refused = self.reader.refuse_empty(self.key);
@@ -147,7 +171,7 @@ impl<'r, T> Setting<'r, T> {
     ///     .unwrap_err();
     /// assert!(errors.to_string().starts_with("environment variable SHOP_API_TOKENS: entry 1 of"));
     /// ```
-    pub fn and_then<U>(self, make: impl FnOnce(T) -> Result<U, ConfigError>) -> Setting<'r, U> {
+    pub fn and_then<U, E: fmt::Display>(self, make: impl FnOnce(T) -> Result<U, E>) -> Setting<'r, U> {
         let Self { reader, key, value } = self;
         let value = value.and_then(|value| match make(value) {
             Ok(value) => Some(value),

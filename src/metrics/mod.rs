@@ -22,6 +22,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Show the text to those who look after the service, not to its clients: who presents a key that was found, and sees which
+//! number grew, learns what the refusal does not say, such as that the key is a trap.
+//!
 //! # Names
 //!
 //! Counts are of the process, whatever managers and layers there are in it; amounts are the sums over them. They are
