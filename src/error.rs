@@ -193,6 +193,15 @@ impl AuthError {
         self.reason
     }
 
+    /// What is counted and reported as the reason.
+    pub(crate) fn told_reason(&self) -> Refusal {
+        let unsaid = match self.kind() {
+            AuthErrorKind::Misconfigured => Refusal::Misconfigured,
+            _ => Refusal::Policy,
+        };
+        self.reason.unwrap_or(unsaid)
+    }
+
     pub(crate) fn scheme(&self) -> Scheme {
         self.scheme
     }
@@ -339,6 +348,8 @@ refusals! {
     MissingRole = "missing_role",
     /// A policy of the application said no.
     Policy = "policy",
+    /// A layer that is needed is missing: the service's mistake.
+    Misconfigured = "misconfigured",
     /// The emergency key without a readable `X-Emergency-Reason`.
     MissingReason = "missing_reason",
     /// A cookie on an unsafe request from another site.

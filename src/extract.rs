@@ -33,7 +33,7 @@ impl<S: Sync> FromRequestParts<S> for Principal {
     type Rejection = AuthError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AuthError> {
-        caller(&head(parts), "the extractor `Principal`").cloned()
+        counted(caller(&head(parts), "the extractor `Principal`").cloned())
     }
 }
 
@@ -44,7 +44,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
         match caller(&head(parts), "the extractor `Option<Principal>`") {
             Ok(principal) => Ok(Some(principal.clone())),
             Err(error) if error.kind() == AuthErrorKind::Missing => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => counted(Err(error)),
         }
     }
 }
@@ -53,7 +53,8 @@ impl<S: Sync> FromRequestParts<S> for UserId {
     type Rejection = AuthError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AuthError> {
-        caller(&head(parts), "the extractor `UserId`").map(|principal| principal.user_id().clone())
+        let caller = caller(&head(parts), "the extractor `UserId`");
+        counted(caller.map(|principal| principal.user_id().clone()))
     }
 }
 
@@ -186,18 +187,30 @@ impl<S: Send + Sync, T: LoadOwned<S>> FromRequestParts<S> for Checked<T> {
     type Rejection = AuthError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, AuthError> {
-        let principal = caller(&head(parts), "the extractor `Checked`")?.clone();
-        let path = <Path<T::Key> as FromRequestParts<S>>::from_request_parts(parts, state);
-        let Ok(Path(key)) = path.await else {
-            return Err(NotOwner.into());
-        };
-        let found = T::load(state, key).await.map_err(|error| {
-            let error = crate::secret::without_secrets(&error.to_string());
-            tracing::error!(%error, kind = T::KIND, "a resource could not be loaded");
-            AuthError::because(AuthErrorKind::Unavailable, Refusal::StoreUnavailable)
-        })?;
-        Ok(principal.check(found)?)
+        counted(load_checked(parts, state).await)
     }
+}
+
+async fn load_checked<S: Send + Sync, T: LoadOwned<S>>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<Checked<T>, AuthError> {
+    let principal = caller(&head(parts), "the extractor `Checked`")?.clone();
+    let path = <Path<T::Key> as FromRequestParts<S>>::from_request_parts(parts, state);
+    let Ok(Path(key)) = path.await else {
+        return Err(NotOwner.into());
+    };
+    let found = T::load(state, key).await.map_err(|error| {
+        let error = crate::secret::without_secrets(&error.to_string());
+        tracing::error!(%error, kind = T::KIND, "a resource could not be loaded");
+        AuthError::because(AuthErrorKind::Unavailable, Refusal::StoreUnavailable)
+    })?;
+    Ok(principal.check(found)?)
+}
+
+/// An extractor that says no is a guard.
+fn counted<T>(extracted: Result<T, AuthError>) -> Result<T, AuthError> {
+    extracted.inspect_err(|error| count::guarded(error.told_reason()))
 }
 
 impl IntoResponse for AuthError {

@@ -248,6 +248,63 @@ fn what_is_over_the_limit_of_failures_is_counted_as_that() {
     });
 }
 
+/// While a store hangs, those who give up are all there is.
+#[test]
+fn who_gives_up_waiting_is_counted_and_timed() {
+    tell(async |recorder| {
+        let world = World::new();
+        let (key, _) = world.key(NewToken::named("laptop")).await;
+        world.store.set_hanging(true);
+        let abandoned = verdict("abandoned", "none", "none");
+        let waited = "keyward_verdict_duration_seconds_count{method=\"none\"}";
+        assert!(recorder.scrape().has(&abandoned), "its first time shows as a rise");
+        moves(recorder, &[(&abandoned, 1.0), (waited, 1.0)], async {
+            let mut asked = Box::pin(world.ask("/", &key));
+            let first = std::future::poll_fn(|context| std::task::Poll::Ready(asked.as_mut().poll(context)));
+            assert!(first.await.is_pending());
+        })
+        .await;
+    });
+}
+
+/// A rate is zero where a series begins with its first burst.
+#[test]
+fn every_reason_is_there_from_the_start() {
+    tell(async |recorder| {
+        let reason = |name: &str| format!("keyward_refusals_total{{reason=\"{name}\"}}");
+        for name in ["bad_signature", "honeytoken", "too_many_failures"] {
+            assert!(recorder.scrape().has(&reason(name)), "{name}");
+        }
+        let world = World::new();
+        moves(recorder, &[(&reason("bad_checksum"), 1.0)], async {
+            assert_eq!(world.ask("/", "kw_live_1nonsense").await, 401);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn extractors_that_say_no_are_guards() {
+    tell(async |recorder| {
+        let me = get(async |_: keyward::Principal| {});
+        let id = get(async |_: keyward::UserId| {});
+        let bare = Router::new().route("/me", me).route("/id", id);
+        let anonymous = bare.clone().layer(
+            AuthLayer::new(StaticAuth::new(&StaticList::parse(&format!("ops:{STATIC}")).unwrap())).optional(),
+        );
+        let count = |reason: &str| format!("keyward_guard_refusals_total{{reason=\"{reason}\"}}");
+        for path in ["/me", "/id"] {
+            for (app, reason, status) in [(&bare, "misconfigured", 500), (&anonymous, "no_credential", 401)] {
+                moves(recorder, &[(&count(reason), 1.0)], async {
+                    let request = Request::get(path).body(Body::empty()).unwrap();
+                    assert_eq!(send(app, request).await.status.as_u16(), status);
+                })
+                .await;
+            }
+        }
+    });
+}
+
 #[test]
 fn guards_alerts_and_events_are_counted_by_name() {
     tell(async |recorder| {

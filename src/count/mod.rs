@@ -57,6 +57,8 @@ type ByReason = [Counter; Refusal::ALL.len()];
 pub(crate) static REFUSED: [ByReason; Scheme::ALL.len()] =
     [const { [const { Counter::new() }; Refusal::ALL.len()] }; Scheme::ALL.len()];
 pub(crate) static ANONYMOUS: Counter = Counter::new();
+/// Requests that were given up while their verdict was on its way.
+pub(crate) static ABANDONED: Counter = Counter::new();
 pub(crate) static GUARDED: ByReason = [const { Counter::new() }; Refusal::ALL.len()];
 pub(crate) static RAISED: [Counter; ALERTS] = [const { Counter::new() }; ALERTS];
 pub(crate) static EVENTS: Names = Names::new();
@@ -96,7 +98,7 @@ pub(crate) fn refused(by: Scheme, reason: Refusal) {
     }
 }
 
-/// A request that was authenticated was refused by a guard.
+/// A request that came past the authentication was refused by a guard.
 pub(crate) fn guarded(reason: Refusal) {
     add_at(&GUARDED, reason as usize);
 }

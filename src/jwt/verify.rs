@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     auth::{Adoption, JwtSubject, RequestHead, Revocations, Subject},
+    count,
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Audit, Episodes},
     id::UserId,
@@ -167,11 +168,17 @@ impl Verifier {
 
     /// Verifies a token as far as that is possible without waiting.
     pub(super) fn verify(&self, parts: &Parts<'_>, now: UnixTime, waited: Waited) -> Step {
+        let timer = count::Timer::start();
         let genuine = match self.authenticate(parts, now, waited.keys) {
             Ok(Ok(genuine)) => genuine,
+            // Nothing was verified yet.
             Ok(Err(need)) => return Step::Wait(need),
-            Err(error) => return Step::Done(Err(error)),
+            Err(error) => {
+                timer.observe_verification();
+                return Step::Done(Err(error));
+            }
         };
+        timer.observe_verification();
         // Only who has a genuine token makes the store be asked.
         let generation = self.generation(now);
         if generation.is_none() && !waited.revocations {

@@ -20,7 +20,7 @@ use crate::{
     event::{Audit, Event, EventKind},
     layer::{
         failures::{Counted, Waiting},
-        future::{Pending, ResponseFuture},
+        future::{Pending, ResponseFuture, Unfinished},
         rejection::{Challenges, ProblemJson, RejectionResponse, reject},
     },
     limit::FailureLimit,
@@ -277,7 +277,7 @@ where
                 // The clone has not been asked whether it is ready; the service that was goes along.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
-                let (since, layer) = (count::Timer::start(), self.layer.clone());
+                let (since, layer) = (Unfinished::start(), self.layer.clone());
                 ResponseFuture::pending(Pending { waiting, since, request, inner, layer })
             }
         }
@@ -398,7 +398,7 @@ impl<R> AuthLayer<R> {
         let mut head = RequestHead::new(request);
         head.presented = self.shared.reader.read(head.method, head.uri, head.headers).ok().flatten();
         let id = head.request_id().map_or_else(new_request_id, |id| Some(id.into()));
-        let reason = error.reason().unwrap_or(Refusal::Policy);
+        let reason = error.told_reason();
         count::refused(error.scheme(), reason);
         let event = Event::new(EventKind::AccessRefused(reason)).token(error.token()).at_ip(client_ip);
         let event = event.in_request(id.as_deref());

@@ -12,7 +12,8 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
-    count::Timer,
+    count::{self, Timer},
+    error::Scheme,
     layer::{auth::AuthLayer, failures::Waiting, rejection::RejectionResponse},
 };
 
@@ -39,10 +40,34 @@ pin_project! {
 /// A request whose verdict has to wait. It is large and rare, so it is boxed along with its verdict.
 pub(super) struct Pending<S, R, ReqBody> {
     pub(super) waiting: Waiting,
-    pub(super) since: Timer,
+    pub(super) since: Unfinished,
     pub(super) request: Request<ReqBody>,
     pub(super) inner: S,
     pub(super) layer: AuthLayer<R>,
+}
+
+/// A verdict that is waited for. Who gives up waiting is counted as well: while a store hangs they are all there is.
+pub(super) struct Unfinished(Option<Timer>);
+
+impl Unfinished {
+    pub(super) fn start() -> Self {
+        Self(Some(Timer::start()))
+    }
+
+    fn finish(mut self, by: Scheme) {
+        if let Some(timer) = self.0.take() {
+            timer.observe_verdict(by);
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(timer) = self.0.take() {
+            count::ABANDONED.add(1);
+            timer.observe_verdict(Scheme::None);
+        }
+    }
 }
 
 impl<S: Service<Request<ReqBody>>, R, ReqBody, ResBody> ResponseFuture<S, R, ReqBody, ResBody> {
@@ -87,7 +112,7 @@ where
                     let verdict = ready!(pending.waiting.poll(&pending.layer.shared, cx));
                     let Some(pending) = waiting.take() else { return Poll::Pending };
                     let Pending { mut request, mut inner, layer, since, .. } = *pending;
-                    since.observe_verdict(match &verdict {
+                    since.finish(match &verdict {
                         Ok(principal) => principal.method().scheme(),
                         Err(counted) => counted.error.scheme(),
                     });

@@ -267,7 +267,7 @@ pub(super) fn refuse<B, R: RejectionResponse<B>>(
     error: AuthError,
 ) -> Response<B> {
     let id = head.request_id().map_or_else(new_request_id, |id| Some(id.into()));
-    let reason = error.reason().unwrap_or(Refusal::Policy);
+    let reason = error.told_reason();
     count::guarded(reason);
     if let Some(principal) = head.extensions.get::<Principal>() {
         report(principal, id.as_deref(), reason);

@@ -32,10 +32,11 @@
 //!
 //! | name | labels | what |
 //! |---|---|---|
-//! | `keyward_verdicts_total` | `outcome`, `method`, `reason` | requests that an [`AuthLayer`](crate::AuthLayer) `accepted`, let pass as `anonymous` or `refused` |
+//! | `keyward_verdicts_total` | `outcome`, `method`, `reason` | requests that an [`AuthLayer`](crate::AuthLayer) `accepted`, let pass as `anonymous` or `refused`, or that were `abandoned` while their verdict was on its way |
+//! | `keyward_refusals_total` | `reason` | the refused ones by reason alone; each reason is there from the start, so that its first burst shows as a rise |
 //! | `keyward_verdict_duration_seconds` | `method` | histogram: verdicts that had to wait, for the store, for keys, for their turn |
-//! | `keyward_jwt_verification_duration_seconds` | | histogram: reading, judging and verifying a JWT that was not seen before |
-//! | `keyward_guard_refusals_total` | `reason` | authenticated requests that a guard refused |
+//! | `keyward_jwt_verification_duration_seconds` | | histogram: reading and verifying a JWT that was not seen before, without waiting for keys |
+//! | `keyward_guard_refusals_total` | `reason` | requests that a guard or an extractor behind it refused; `no_credential` where nobody was let pass, `misconfigured` where a layer is missing |
 //! | `keyward_alerts_total` | `alert` | alerts, by [`Alert::name`](crate::event::Alert::name); each kind is there from the start |
 //! | `keyward_events_total` | `event` | other audit events, by [`EventKind::name`](crate::event::EventKind::name), but for access |
 //! | `keyward_cache_requests_total` | `cache`, `result` | `hit`, `refused_hit` (known to be no good) or `miss`; cache `api_key` or `jwt` |
@@ -57,10 +58,10 @@
 //! | `keyward_jwks_keys` | | gauge: fetched keys that are in use |
 //! | `keyward_jwks_fetches_total` | `outcome` | attempts to fetch a key set |
 //! | `keyward_jwks_failing` | | gauge: key sets whose last attempt failed |
-//! | `keyward_jwks_last_success_timestamp_seconds` | | gauge: when the key set that is furthest behind was fetched, in Unix time |
+//! | `keyward_jwks_last_success_timestamp_seconds` | | gauge: when the fetched key set that is furthest behind was fetched, in Unix time; one that never was shows in `keyward_jwks_failing` |
 //!
 //! `method` is [`AuthMethod::as_str`](crate::principal::AuthMethod::as_str), or `none` where no authenticator took the
-//! credential for its own; `reason` is [`Refusal::as_str`](crate::error::Refusal::as_str), or `none`. What clients send, names, ids, addresses, paths
+//! credential for its own, also because its address had failed too often before; `reason` is [`Refusal::as_str`](crate::error::Refusal::as_str), or `none`. What clients send, names, ids, addresses, paths
 //! and keys, is no label of anything, so no client can make a series. Of reasons, events and methods only those appear
 //! that have happened: with all of them there would be some 600 series.
 //!
@@ -81,7 +82,8 @@
 //! increase(keyward_audit_dropped_total[5m]) > 0
 //! keyward_audit_queue_length > 0.8 * keyward_audit_queue_capacity
 //! time() - keyward_jwks_last_success_timestamp_seconds > 3 * 3600
-//! sum by (reason) (rate(keyward_verdicts_total{outcome="refused"}[5m]))
+//! keyward_jwks_failing > 0
+//! sum by (reason) (rate(keyward_refusals_total[5m]))
 //! histogram_quantile(0.99, sum by (le) (rate(keyward_verdict_duration_seconds_bucket[5m])))
 //! ```
 
@@ -145,6 +147,12 @@ fn verdicts() {
         }
     }
     count("anonymous", Scheme::None, "none", count::ANONYMOUS.get());
+    count("abandoned", Scheme::None, "none", count::ABANDONED.get());
+    for reason in Refusal::ALL {
+        let by_method = count::REFUSED.iter().filter_map(|reasons| reasons.get(*reason as usize));
+        counter!("keyward_refusals_total", "reason" => reason.as_str())
+            .absolute(by_method.map(Counter::get).sum());
+    }
     for (reason, refused) in happened(&count::GUARDED) {
         counter!("keyward_guard_refusals_total", "reason" => reason).absolute(refused);
     }
@@ -260,7 +268,8 @@ const COUNTERS: &[(&str, &str)] = &[
         "keyward_verdicts_total",
         "Requests that an authentication layer accepted, let pass as nobody or refused.",
     ),
-    ("keyward_guard_refusals_total", "Authenticated requests that a guard refused."),
+    ("keyward_refusals_total", "Requests that an authentication layer refused, by reason."),
+    ("keyward_guard_refusals_total", "Requests that a guard or an extractor refused."),
     ("keyward_alerts_total", "Security alerts."),
     ("keyward_events_total", "Audit events other than alerts and access."),
     ("keyward_cache_requests_total", "Look-ups in the caches of keys and tokens."),
