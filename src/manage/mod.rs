@@ -17,6 +17,7 @@ use crate::{
 
 mod builder;
 mod listing;
+mod living;
 mod maintenance;
 mod operations;
 mod register;

@@ -166,6 +166,7 @@ impl TokenManager {
         overlap: Duration,
     ) -> Result<IssuedToken, TokenError> {
         // The application's own source may take its time, which is no reason for a revocation to wait.
+        self.require_own_standing(actor).await?;
         self.require_standing(&self.reach(actor, id).await?.owner).await?;
         let _handing_out = self.issuing.rights.read().await;
         self.require_living(actor).await?;
