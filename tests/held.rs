@@ -22,7 +22,7 @@ use keyward::{
     AdminProof, AuthLayer, Principal, TokenManager, UserId,
     api::{admin_tokens, admin_users, own_tokens},
     auth::ApiKeyAuth,
-    manage::{IssuedToken, NewToken, TokenError},
+    manage::{Finish, IssuedToken, NewToken, TokenError},
     scope::RoleSet,
     store::{MemoryStore, UserDirectory, UserStatus},
     testing::ManualClock,
@@ -187,6 +187,61 @@ async fn who_is_suspended_hands_out_and_changes_nothing_any_more() {
         }
         assert_eq!(status_of(&world.app, world.mallory.key.expose()).await, 401, "{how}");
         assert_eq!(world.tokens.count(&user("boss")).await.unwrap(), 1, "{how}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_suspended_locks_nobody_else_out() {
+    for how in ["suspended", "offboarded", "gone from the directory"] {
+        let world = World::new().await;
+        let boss = world.tokens.create(&user("boss"), NewToken::named("second")).await.unwrap();
+        let held = world
+            .hold_all(&[
+                ("POST", "/admin/users/boss/suspend", "{}"),
+                ("POST", "/admin/users/boss/offboard", "{}"),
+                ("POST", "/admin/users/mallory/offboard", "{}"),
+            ])
+            .await;
+        world.lock_out(how).await;
+        for request in held {
+            let (name, status) = request.finish().await;
+            assert_eq!(status, 401, "{how}: {name}");
+        }
+        assert_eq!(status_of(&world.app, boss.key.expose()).await, 200, "{how}");
+    }
+}
+
+#[tokio::test]
+async fn an_administrator_who_was_let_in_and_is_locked_out_ends_nothing_of_others() {
+    for how in ["suspended", "offboarded", "gone from the directory", "key revoked"] {
+        let world = World::new().await;
+        let (tokens, mallory) = (&world.tokens, &world.mallory);
+        let (me, boss) = (user("mallory"), user("boss"));
+        let old = tokens.create(&boss, NewToken::named("old")).await.unwrap().record.id;
+        let new = tokens.rotate(&boss, old, None).await.unwrap();
+        let own = tokens.create(&me, NewToken::named("own")).await.unwrap().record.id;
+        let proof = admin(tokens, mallory).await;
+        let jwt_end = start().saturating_add(Duration::from_secs(86_400));
+        match how {
+            "key revoked" => drop(tokens.revoke(&me, mallory.record.id).await.unwrap()),
+            _ => world.lock_out(how).await,
+        }
+        let outcomes = [
+            ("suspend", tokens.suspend(&proof, &boss).await),
+            ("offboard", tokens.offboard(&proof, &boss).await.map(drop)),
+            ("revoke_jwts_of", tokens.revoke_jwts_of(&proof, &boss).await),
+            ("revoke_jwt", tokens.revoke_jwt(&proof, "https://issuer.example", "1", jwt_end).await),
+            ("revoke", tokens.revoke(&proof, new.record.id).await.map(drop)),
+            ("revoke_cascade", tokens.revoke_cascade(&proof, own).await.map(drop)),
+            ("revoke_all_of", tokens.revoke_all_of(&proof, &boss).await.map(drop)),
+            ("finish", tokens.finish_rotation(&proof, old, Finish::Anyway).await.map(drop)),
+        ];
+        for (name, outcome) in outcomes {
+            assert!(matches!(outcome, Err(TokenError::CredentialDied)), "{how}: {name}: {outcome:?}");
+        }
+        assert!(Gatekeeper::new(tokens).accepts(&new).await, "{how}");
+        assert!(tokens.revoke(&proof, own).await.is_ok(), "{how}: their own");
+        assert!(tokens.revoke_all(&proof).await.is_ok(), "{how}: all their own");
     }
 }
 

@@ -71,6 +71,31 @@ impl TokenManager {
         })
     }
 
+    /// What [`require_own_standing`](Self::require_own_standing) says of an administrator, for
+    /// [`require_living_over_others`](Self::require_living_over_others); nobody else is asked about.
+    pub(super) async fn standing_over_others(&self, actor: Actor<'_>) -> Result<(), TokenError> {
+        match actor {
+            Actor::Admin(_) => self.require_own_standing(actor).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses to end what belongs to others for an administrator who was let in and may do nothing any more. Their
+    /// own tokens everybody can end in any case: who has just done so with the very one that they present may well
+    /// go on.
+    pub(super) async fn require_living_over_others(
+        &self,
+        actor: Actor<'_>,
+        standing: Result<(), TokenError>,
+        is_own: bool,
+    ) -> Result<(), TokenError> {
+        if is_own || !matches!(actor, Actor::Admin(_)) {
+            return Ok(());
+        }
+        standing?;
+        self.require_living(actor).await.map(drop)
+    }
+
     /// Refuses new tokens to a user whom the application's own source does not let in.
     pub(super) async fn require_standing(&self, owner: &UserId) -> Result<(), TokenError> {
         match self.inner().standing(owner).await {
