@@ -322,6 +322,44 @@ async fn no_secret_in_a_user_agent_is_told() {
     }
 }
 
+#[tokio::test]
+async fn what_is_too_long_is_neither_told_nor_looked_through() {
+    let mut world = World::new(Watch::default().with_user_agents(true)).await;
+    let key = world.key().await;
+    world.visit_by(&key, "curl/8").await;
+    // From the cache, and from the store.
+    for n in 0..2 {
+        let hidden = format!("other{} {} {}", "x".repeat(n), "a ".repeat(300), key.key.expose());
+        let alerts = world.visit_by(&key, &hidden).await;
+        assert_eq!(kinds(&alerts), [Alert::NewUserAgent]);
+        let reason = alerts[0].reason.as_deref().unwrap();
+        assert!(reason.ends_with("not told, since it is too long"), "{reason}");
+        world.restart().await;
+        world.clock.advance(HOUR);
+    }
+}
+
+/// A client can choose both texts, so they must not be compared word by word.
+#[tokio::test]
+async fn nobody_spends_the_services_time_with_long_headers() {
+    let world = World::new(Watch::default().with_user_agents(true)).await;
+    let key = world.key().await;
+    let other = manager(MemoryStore::new(), &world.clock, &world.events, None);
+    let unknown = other.create(&user("nobody"), NewToken::named("unknown")).await.unwrap();
+    let words = |first: char| (0..20_000).map(|n| format!("{first}{n:08} ")).collect::<String>();
+    let (agent, credentials) = (words('u'), format!("Basic {}", words('z')));
+    let id = "a-request-id_".repeat(9);
+    let begin = tokio::time::Instant::now();
+    for (key, status) in [(&unknown, 401), (&key, 200), (&key, 200)] {
+        let request = Request::get("/").header("x-api-key", key.key.expose()).header("x-request-id", &id);
+        let request = request.header("user-agent", &agent).header("authorization", &credentials);
+        let answer = send(&world.app, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, status);
+    }
+    // Twenty thousand words times twenty thousand words take tens of seconds.
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+}
+
 // ---- spikes ----------------------------------------------------------------------------------------
 
 #[tokio::test]
