@@ -23,10 +23,11 @@ use keyward::{
     scope::{Grant, RoleSet},
     store::{MemoryStore, SqliteStore, TokenStore, Usage},
     testing::{ManualClock, RecordingSink},
-    time::Clock,
+    time::{Clock, UnixTime},
     token::{LifetimePolicy, Lifetimes, TokenClass, TokenStatus},
     watch::{MAX_NETWORKS, Sharing, Spike, Watch},
 };
+use serde_json::Value;
 use support::{Answer, UnrulyStore, request, send, start, user};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -573,4 +574,53 @@ async fn habits_that_others_wrote_are_taken_as_they_are() {
     assert_eq!(world.visit(&key, [HOME]).await.len(), 0);
     let owner: UserId = user("alice");
     assert!(world.tokens.get(&owner, key.record.id).await.unwrap().habits.is_some());
+}
+
+#[tokio::test]
+async fn nobody_finds_a_trap_by_its_end() {
+    let world = World::new(Watch::default()).await;
+    let ops = user("ops");
+    let key = world.tokens.create(&ops, NewToken::named("backup")).await.unwrap();
+    let new = NewToken::named("old backup").for_user(ops.clone()).as_honeytoken();
+    let trap = world.tokens.create(&operator(), new).await.unwrap().record.id;
+    let list = async |query: &str| {
+        let path = format!("/api/keys{query}");
+        let list = send(&world.app, request("GET", &path, key.key.expose(), "")).await.json();
+        let tokens = list["tokens"].as_array().unwrap().iter();
+        tokens.map(|token| (token["id"].to_string(), token["expires_at"].clone())).collect::<Vec<_>>()
+    };
+    let hard_end = world.clock.now().saturating_add(365 * DAY);
+    for days in (0..360).step_by(5) {
+        // The key is used now, and so renewed when it is time.
+        list("").await;
+        world.tokens.flush().await.unwrap();
+        let shown = list("").await;
+        let [(id, end), (_, key_end)] = &shown[..] else { panic!("{shown:?}") };
+        assert_eq!(id, &format!("\"{trap}\""));
+        let left = |end: &Value| end.as_str().unwrap().parse::<UnixTime>().unwrap().since(world.clock.now());
+        let usual = (45 * DAY).min(hard_end.since(world.clock.now()))..=90 * DAY;
+        assert!(usual.contains(&left(end)) && usual.contains(&left(key_end)), "{days} days on: {shown:?}");
+        assert!(end == key_end || days >= 45, "{days} days on: {shown:?}");
+        assert_eq!(list("").await, shown);
+        let own = send(&world.app, request("GET", &format!("/api/keys/{trap}"), key.key.expose(), "")).await;
+        assert_eq!(own.json()["expires_at"], *end);
+        for within in [30, 90] {
+            let expiring = list(&format!("?expiring_within_days={within}")).await;
+            let is_within = |end: &Value| left(end) <= within * DAY;
+            let expected: Vec<_> = shown.iter().filter(|(_, end)| is_within(end)).cloned().collect();
+            assert_eq!(expiring, expected, "{days} days on, within {within}");
+        }
+        world.clock.advance(5 * DAY);
+    }
+    // Older than any key can be, and yet not over.
+    world.clock.advance(100 * DAY);
+    let later = world.tokens.create(&ops, NewToken::named("backup")).await.unwrap();
+    let path = format!("/api/keys/{trap}");
+    let own = send(&world.app, request("GET", &path, later.key.expose(), "")).await.json();
+    assert_eq!(own["status"], "active");
+    assert!(own["expires_at"].as_str().unwrap().parse::<UnixTime>().unwrap() > world.clock.now(), "{own}");
+    let admin = NewToken::named("admin").with_roles(Grant::Only(RoleSet::new([ADMIN_ROLE]).unwrap()));
+    let admin = world.tokens.create(&user("root"), admin).await.unwrap();
+    let list = send(&world.app, request("GET", "/admin/tokens?user_id=ops", admin.key.expose(), "")).await;
+    assert_eq!(list.json()["tokens"][1]["expires_at"], Value::Null, "an administrator knows");
 }
