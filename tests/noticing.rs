@@ -23,10 +23,11 @@ use keyward::{
     scope::{Grant, RoleSet},
     store::{MemoryStore, SqliteStore, TokenStore, Usage},
     testing::{ManualClock, RecordingSink},
-    time::Clock,
+    time::{Clock, UnixTime},
     token::{LifetimePolicy, Lifetimes, TokenClass, TokenStatus},
     watch::{MAX_NETWORKS, Sharing, Spike, Watch},
 };
+use serde_json::Value;
 use support::{Answer, UnrulyStore, request, send, start, user};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -322,6 +323,44 @@ async fn no_secret_in_a_user_agent_is_told() {
     }
 }
 
+#[tokio::test]
+async fn what_is_too_long_is_neither_told_nor_looked_through() {
+    let mut world = World::new(Watch::default().with_user_agents(true)).await;
+    let key = world.key().await;
+    world.visit_by(&key, "curl/8").await;
+    // From the cache, and from the store.
+    for n in 0..2 {
+        let hidden = format!("other{} {} {}", "x".repeat(n), "a ".repeat(300), key.key.expose());
+        let alerts = world.visit_by(&key, &hidden).await;
+        assert_eq!(kinds(&alerts), [Alert::NewUserAgent]);
+        let reason = alerts[0].reason.as_deref().unwrap();
+        assert!(reason.ends_with("not told, since it is too long"), "{reason}");
+        world.restart().await;
+        world.clock.advance(HOUR);
+    }
+}
+
+/// A client can choose both texts, so they must not be compared word by word.
+#[tokio::test]
+async fn nobody_spends_the_services_time_with_long_headers() {
+    let world = World::new(Watch::default().with_user_agents(true)).await;
+    let key = world.key().await;
+    let other = manager(MemoryStore::new(), &world.clock, &world.events, None);
+    let unknown = other.create(&user("nobody"), NewToken::named("unknown")).await.unwrap();
+    let words = |first: char| (0..20_000).map(|n| format!("{first}{n:08} ")).collect::<String>();
+    let (agent, credentials) = (words('u'), format!("Basic {}", words('z')));
+    let id = "a-request-id_".repeat(9);
+    let begin = tokio::time::Instant::now();
+    for (key, status) in [(&unknown, 401), (&key, 200), (&key, 200)] {
+        let request = Request::get("/").header("x-api-key", key.key.expose()).header("x-request-id", &id);
+        let request = request.header("user-agent", &agent).header("authorization", &credentials);
+        let answer = send(&world.app, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, status);
+    }
+    // Twenty thousand words times twenty thousand words take tens of seconds.
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+}
+
 // ---- spikes ----------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -535,4 +574,53 @@ async fn habits_that_others_wrote_are_taken_as_they_are() {
     assert_eq!(world.visit(&key, [HOME]).await.len(), 0);
     let owner: UserId = user("alice");
     assert!(world.tokens.get(&owner, key.record.id).await.unwrap().habits.is_some());
+}
+
+#[tokio::test]
+async fn nobody_finds_a_trap_by_its_end() {
+    let world = World::new(Watch::default()).await;
+    let ops = user("ops");
+    let key = world.tokens.create(&ops, NewToken::named("backup")).await.unwrap();
+    let new = NewToken::named("old backup").for_user(ops.clone()).as_honeytoken();
+    let trap = world.tokens.create(&operator(), new).await.unwrap().record.id;
+    let list = async |query: &str| {
+        let path = format!("/api/keys{query}");
+        let list = send(&world.app, request("GET", &path, key.key.expose(), "")).await.json();
+        let tokens = list["tokens"].as_array().unwrap().iter();
+        tokens.map(|token| (token["id"].to_string(), token["expires_at"].clone())).collect::<Vec<_>>()
+    };
+    let hard_end = world.clock.now().saturating_add(365 * DAY);
+    for days in (0..360).step_by(5) {
+        // The key is used now, and so renewed when it is time.
+        list("").await;
+        world.tokens.flush().await.unwrap();
+        let shown = list("").await;
+        let [(id, end), (_, key_end)] = &shown[..] else { panic!("{shown:?}") };
+        assert_eq!(id, &format!("\"{trap}\""));
+        let left = |end: &Value| end.as_str().unwrap().parse::<UnixTime>().unwrap().since(world.clock.now());
+        let usual = (45 * DAY).min(hard_end.since(world.clock.now()))..=90 * DAY;
+        assert!(usual.contains(&left(end)) && usual.contains(&left(key_end)), "{days} days on: {shown:?}");
+        assert!(end == key_end || days >= 45, "{days} days on: {shown:?}");
+        assert_eq!(list("").await, shown);
+        let own = send(&world.app, request("GET", &format!("/api/keys/{trap}"), key.key.expose(), "")).await;
+        assert_eq!(own.json()["expires_at"], *end);
+        for within in [30, 90] {
+            let expiring = list(&format!("?expiring_within_days={within}")).await;
+            let is_within = |end: &Value| left(end) <= within * DAY;
+            let expected: Vec<_> = shown.iter().filter(|(_, end)| is_within(end)).cloned().collect();
+            assert_eq!(expiring, expected, "{days} days on, within {within}");
+        }
+        world.clock.advance(5 * DAY);
+    }
+    // Older than any key can be, and yet not over.
+    world.clock.advance(100 * DAY);
+    let later = world.tokens.create(&ops, NewToken::named("backup")).await.unwrap();
+    let path = format!("/api/keys/{trap}");
+    let own = send(&world.app, request("GET", &path, later.key.expose(), "")).await.json();
+    assert_eq!(own["status"], "active");
+    assert!(own["expires_at"].as_str().unwrap().parse::<UnixTime>().unwrap() > world.clock.now(), "{own}");
+    let admin = NewToken::named("admin").with_roles(Grant::Only(RoleSet::new([ADMIN_ROLE]).unwrap()));
+    let admin = world.tokens.create(&user("root"), admin).await.unwrap();
+    let list = send(&world.app, request("GET", "/admin/tokens?user_id=ops", admin.key.expose(), "")).await;
+    assert_eq!(list.json()["tokens"][1]["expires_at"], Value::Null, "an administrator knows");
 }

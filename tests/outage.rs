@@ -12,7 +12,7 @@ use keyward::{
     AdminProof, AuthLayer, TokenManager,
     auth::StaticAuth,
     event::Alert,
-    manage::NewToken,
+    manage::{NewToken, TokenError},
     store::{StaticList, TokenStore, UserState, UserStatus},
     testing::{ManualClock, RecordingSink},
     time::{Clock, UnixTime},
@@ -222,4 +222,19 @@ async fn a_static_list_alone_asks_nobody() {
     let app = Router::new().route("/", get(async || {})).layer(AuthLayer::new(StaticAuth::new(&list)));
     let request = Request::get("/").header("x-api-key", ALICE).body(Body::empty()).unwrap();
     assert_eq!(send(&app, request).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_refusal_is_an_answer_and_ends_an_outage() {
+    let clock = ManualClock::at(start());
+    let world = World::by(&clock).await;
+    world.suspend_bob().await;
+    let create = async || world.tokens.create(&user("bob"), NewToken::named("another")).await.unwrap_err();
+    assert!(matches!(create().await, TokenError::OwnerInactive));
+    assert_eq!(world.events.alerts(), []);
+    world.store.set_down(true);
+    assert!(matches!(create().await, TokenError::Store(_)));
+    world.store.set_down(false);
+    assert!(matches!(create().await, TokenError::OwnerInactive));
+    assert_eq!(world.events.alerts(), [Alert::StoreUnavailable, Alert::StoreRecovered]);
 }

@@ -19,10 +19,12 @@ use axum::{Router, body::Body, routing::get};
 use http::Request;
 use keyward::{
     AdminProof, AuthError, AuthLayer, TokenManager, UserId,
+    api::{Admission, Bootstrap, registration},
     auth::{AnyOf, ApiKeyAuth},
     event::Alert,
     jwt::{JwtAuth, JwtIssuer, UserIds, UserMapper},
     manage::{NewToken, TokenError},
+    net::PeerAddr,
     principal::JwtClaims,
     store::{MemoryStore, UserDirectory, UserStatus},
     testing::{ManualClock, RecordingSink},
@@ -399,8 +401,35 @@ async fn who_is_out_there_gets_no_keys_and_keeps_none_in_rotation() {
     assert!(matches!(created, Err(TokenError::OwnerInactive)), "{created:?}");
     let rotated = world.tokens.rotate(&alice, issued.record.id, None).await;
     assert!(matches!(rotated, Err(TokenError::OwnerInactive)), "{rotated:?}");
-    let registered = world.tokens.register(&user("nobody"), NewToken::named("first")).await;
-    assert!(matches!(registered, Err(TokenError::OwnerInactive)), "{registered:?}");
+}
+
+#[tokio::test]
+async fn nobody_registers_as_whom_it_knows_nor_learns_whom_that_is() {
+    let clock = ManualClock::at(start());
+    let world = World::by(&clock).await;
+    world.staff.set("carol", Some(UserStatus::Suspended));
+    let asked = world.staff.asked();
+    let bootstrap = Bootstrap::Register(Admission::new());
+    let app = registration(world.tokens.clone(), &bootstrap);
+    let mut answers = Vec::new();
+    // With a key already, active without one, suspended, unknown.
+    for name in ["alice", "bob", "carol", "nobody"] {
+        let registered = world.tokens.register(&user(name), NewToken::named("first")).await;
+        assert!(matches!(registered, Err(TokenError::UserExists)), "{name}: {registered:?}");
+        let body = format!(r#"{{"user_id":"{name}"}}"#);
+        let request = Request::post("/register").header("content-type", "application/json");
+        let request = request.extension(PeerAddr(([192, 0, 2, 7], 50_000).into()));
+        let answer = send(&app, request.body(Body::from(body)).unwrap()).await;
+        answers.push((answer.status.as_u16(), answer.text("detail")));
+    }
+    assert_eq!(answers, vec![(409, "The user id is taken.".to_owned()); 4]);
+    assert_eq!(world.staff.asked(), asked, "whoever waits longer learns something as well");
+    let operator = AdminProof::operator("ops", "test").unwrap();
+    let first = NewToken::named("first");
+    assert!(
+        world.tokens.bootstrap(&operator, &user("bob"), first).await.is_ok(),
+        "an operator knows who it is"
+    );
 }
 
 #[tokio::test]

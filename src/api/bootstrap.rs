@@ -183,7 +183,8 @@ type Desk = (TokenManager, Admission);
 /// see [`TokenManager::register`] and [`Admission::with_taken`].
 ///
 /// Of users who only have JWTs nothing is known here. Where JWTs give users their subject as their id, whoever
-/// registers first under such a name becomes that user: keep those names apart with `with_taken`.
+/// registers first under such a name becomes that user: keep those names apart with `with_taken`. Beside a
+/// [user directory](crate::manage::TokenManagerBuilder::with_user_directory) every name is taken.
 pub fn registration<S: Clone + Send + Sync + 'static>(
     tokens: TokenManager,
     bootstrap: &Bootstrap,

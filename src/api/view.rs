@@ -62,7 +62,7 @@ impl<'a> TokenView<'a> {
             created_ip: record.created_ip,
             created_by: record.created_by,
             parent_id: record.parent,
-            expires_at: record.expires_at,
+            expires_at: tokens.apparent_expiry(record),
             last_used: record.last_used,
             last_used_ip: record.last_used_ip,
             request_count: record.request_count,
@@ -76,7 +76,7 @@ impl<'a> TokenView<'a> {
     }
 
     fn for_admin(self, record: &TokenRecord) -> Self {
-        Self { honeytoken: Some(record.honeytoken), ..self }
+        Self { honeytoken: Some(record.honeytoken), expires_at: record.expires_at, ..self }
     }
 }
 

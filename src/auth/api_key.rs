@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
-    auth::{Authenticator, RequestHead, Revocations, Verdict},
+    auth::{Authenticator, RequestHead, Revocations, Verdict, credential_lines, mentions},
     count::{self, Cache},
     error::{AuthError, AuthErrorKind, Refusal, Scheme},
     event::Audit,
@@ -15,7 +15,7 @@ use crate::{
     secret::without_secrets,
     store::{TokenLookup, cache::Cached},
     time::UnixTime,
-    token::Shape,
+    token::{KeyFormat, Shape},
     watch::{agent_words, fingerprint},
 };
 
@@ -92,7 +92,7 @@ impl Authenticator for ApiKeyAuth {
                     head.note_known();
                 }
                 let (auth, client_ip, method) = (self.clone(), head.client_ip, head.method.clone());
-                let agent = self.lookup.watches_agents().then(|| self.agent(head)).flatten();
+                let agent = self.lookup.watches_agents().then(|| AgentText::of(head)).flatten();
                 Verdict::Pending(Box::pin(async move {
                     let credential = auth.lookup.load(digest, client_ip).await;
                     let credential = credential.map_err(|error| error.by(Scheme::ApiKey))?;
@@ -150,14 +150,37 @@ impl ApiKeyAuth {
     }
 }
 
-/// The program that presents a key.
-struct Agent {
-    /// What stands for all of its text.
-    print: u64,
-    /// What stands for it, whichever its version.
-    words: u64,
-    /// As much of its text as may be told.
-    excerpt: String,
+/// What a request says of the program that presents a key, and what must not be told of it. It is a copy that costs
+/// next to nothing: what is found in it is looked for only when the key turns out to be a good one.
+struct AgentText {
+    text: HeaderValue,
+    presented: Box<str>,
+    credentials: Vec<HeaderValue>,
+}
+
+impl AgentText {
+    #[cold]
+    fn of(head: &RequestHead<'_>) -> Option<Self> {
+        Some(Self {
+            text: head.headers.get(header::USER_AGENT)?.clone(),
+            presented: head.presented.map_or("", |presented| presented.token()).into(),
+            credentials: credential_lines(head.headers).cloned().collect(),
+        })
+    }
+
+    /// As much of it as may be told.
+    fn told(&self, format: &KeyFormat) -> String {
+        let text = self.text.as_bytes();
+        if text.len() > mentions::MAX_TEXT {
+            return "not told, since it is too long".to_owned();
+        }
+        let text = String::from_utf8_lossy(text);
+        let hides = mentions::shares_text(&self.presented, self.credentials.iter(), &text);
+        match hides || format.finds_key(&text) {
+            true => "not told, since a credential is in it".to_owned(),
+            false => excerpt(&text),
+        }
+    }
 }
 
 impl ApiKeyAuth {
@@ -165,28 +188,25 @@ impl ApiKeyAuth {
     fn meet_agent(&self, credential: &Credential, head: &RequestHead<'_>, now: UnixTime) {
         if let (Some(tracker), Some(text)) = (credential.tracker(), head.headers.get(header::USER_AGENT))
             && !tracker.is_same_agent(fingerprint(text.as_bytes()))
-            && let Some(agent) = self.agent(head)
+            && let Some(agent) = AgentText::of(head)
         {
             self.note_agent(credential, &agent, head.client_ip, now);
         }
     }
 
     #[cold]
-    fn agent(&self, head: &RequestHead<'_>) -> Option<Agent> {
-        let text = head.headers.get(header::USER_AGENT)?.as_bytes();
-        let lossy = String::from_utf8_lossy(text);
-        let hides = head.shares_text_with_credential(&lossy) || self.lookup.inner().format.finds_key(&lossy);
-        let excerpt =
-            if hides { "not told, since a credential is in it".to_owned() } else { excerpt(&lossy) };
-        Some(Agent { print: fingerprint(text), words: agent_words(text), excerpt })
-    }
-
-    #[cold]
-    fn note_agent(&self, credential: &Credential, agent: &Agent, client_ip: Option<IpAddr>, now: UnixTime) {
+    fn note_agent(
+        &self,
+        credential: &Credential,
+        agent: &AgentText,
+        client_ip: Option<IpAddr>,
+        now: UnixTime,
+    ) {
         let Some(tracker) = credential.tracker() else { return };
+        let text = agent.text.as_bytes();
         // While somebody else is at it the next request will do.
-        if let Ok(Some(finding)) = tracker.meet(agent.print, agent.words, now) {
-            self.lookup.tell(credential, client_ip, finding, &agent.excerpt);
+        if let Ok(Some(finding)) = tracker.meet(fingerprint(text), agent_words(text), now) {
+            self.lookup.tell(credential, client_ip, finding, &agent.told(&self.lookup.inner().format));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The longest credential that is looked at, in bytes; a longer one is refused unread.
-const MAX_BYTES: usize = 16 * 1024;
+pub(super) const MAX_BYTES: usize = 16 * 1024;
 
 const AUTHORIZATION: &str = "authorization";
 
@@ -345,19 +345,9 @@ fn trim_spaces(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Whether one of the two texts holds the other. Eight characters in common may be chance, or too few to
-/// matter.
-pub(super) fn shares_text(credential: &str, text: &str) -> bool {
-    let long = |part: &str| part.len() > 8;
-    (long(credential) && text.contains(credential)) || (long(text) && credential.contains(text))
-}
-
-/// Whether `text` holds a word of the default credential headers, however often and wrongly they are sent.
-pub(super) fn mentioned(headers: &HeaderMap, text: &str) -> bool {
-    let lines = headers.get_all(&X_API_KEY).iter().chain(headers.get_all(header::AUTHORIZATION));
-    let words =
-        lines.flat_map(|line| line.as_bytes().split(|byte| !byte.is_ascii_graphic() || *byte == b','));
-    words.filter_map(|word| std::str::from_utf8(word).ok()).any(|word| shares_text(word, text))
+/// The default credential headers, however often and wrongly they are sent.
+pub(super) fn credential_lines(headers: &HeaderMap) -> impl Iterator<Item = &HeaderValue> {
+    headers.get_all(&X_API_KEY).into_iter().chain(headers.get_all(header::AUTHORIZATION))
 }
 
 /// A character of a token (RFC 9110, section 5.6.2).

@@ -10,12 +10,13 @@ mod api_key;
 mod attempt;
 mod credential;
 mod emergency;
+mod mentions;
 mod revocations;
 mod static_token;
 
 pub use api_key::ApiKeyAuth;
 pub(crate) use attempt::Attempt;
-use credential::shares_text;
+use credential::credential_lines;
 pub use credential::{CredentialReader, Presented, Word};
 pub use emergency::EmergencyAuth;
 pub(crate) use revocations::Adoption;
@@ -107,13 +108,10 @@ impl<'a> RequestHead<'a> {
     }
 
     /// Whether `text`, which the client chose, or a word of it is a part of what stands in the credential
-    /// headers, or holds it: then it must not be logged.
+    /// headers, or holds it, or it would take too long to find out: then it must not be logged.
     pub(crate) fn shares_text_with_credential(&self, text: &str) -> bool {
-        let shares = |text: &str| {
-            let presented = self.presented.is_some_and(|presented| shares_text(presented.token(), text));
-            presented || credential::mentioned(self.headers, text)
-        };
-        shares(text) || text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(shares)
+        let presented = self.presented.map_or("", |presented| presented.token());
+        mentions::shares_text(presented, credential_lines(self.headers), text)
     }
 }
 

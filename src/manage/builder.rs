@@ -154,6 +154,8 @@ impl TokenManagerBuilder {
     /// answer, what it said last counts for five minutes; after that, and for users of whom it never spoke, the
     /// answer is 503. See [`with_directory_staleness`](Self::with_directory_staleness). Users whose ids begin with
     /// `keyward:` or `static:` are keyward's own: it is not asked about them.
+    ///
+    /// Nobody can [register](TokenManager::register) beside it: its users are somebody already.
     pub fn with_user_directory(mut self, directory: impl UserDirectory) -> Self {
         self.users = Some(Box::new(directory));
         self

@@ -2,16 +2,17 @@
 
 use crate::{
     id::UserId,
-    manage::{ListQuery, TokenError, TokenManager, TokenPage},
+    manage::{Actor, ListQuery, TokenError, TokenManager, TokenPage},
     store::{Owner, Page, lineage::Ancestors, lookup::verify_owner},
     time::UnixTime,
-    token::{TokenRecord, hard_end},
+    token::{TokenRecord, apparent_expiry, hard_end},
 };
 
 impl TokenManager {
     /// Reads on until the page is full or the store has no more; after a bound the page stays short.
     pub(super) async fn list_pages(
         &self,
+        actor: Actor<'_>,
         scope: Owner<'_>,
         query: &ListQuery,
     ) -> Result<TokenPage, TokenError> {
@@ -29,7 +30,7 @@ impl TokenManager {
                 page.next_cursor = Some(record.id);
                 let Some(record) = verify_owner(&self.inner().audit, scope, record) else { continue };
                 let record = self.as_it_works(record, &mut known).await?;
-                if self.is_wanted(query, &record) {
+                if self.is_wanted(actor, query, &record) {
                     page.tokens.push(record);
                 }
                 if page.tokens.len() == wanted {
@@ -44,13 +45,22 @@ impl TokenManager {
         Ok(page)
     }
 
-    fn is_wanted(&self, query: &ListQuery, record: &TokenRecord) -> bool {
+    /// When the token ends as far as its owner can see: see [`apparent_expiry`].
+    #[cfg_attr(not(feature = "api"), expect(dead_code, reason = "only the module `api` shows it"))]
+    pub(crate) fn apparent_expiry(&self, record: &TokenRecord) -> Option<UnixTime> {
+        apparent_expiry(record, self.inner().lifetimes.policy(record.class), self.lookup.now())
+    }
+
+    fn is_wanted(&self, actor: Actor<'_>, query: &ListQuery, record: &TokenRecord) -> bool {
         let now = self.lookup.now();
+        // A caller finds a trap where its shown end has it found; all others know that it has none.
+        let is_seen_from_outside = matches!(actor, Actor::Principal(_));
         let end = || {
-            let hard_end = hard_end(record, self.inner().lifetimes.policy(record.class));
-            record.expires_at.unwrap_or(UnixTime::MAX).min(hard_end)
+            let policy = self.inner().lifetimes.policy(record.class);
+            let expiry = apparent_expiry(record, policy, now).unwrap_or(UnixTime::MAX);
+            if record.honeytoken { expiry } else { expiry.min(hard_end(record, policy)) }
         };
-        let ends = record.revoked_at.is_none() && !record.honeytoken;
+        let ends = record.revoked_at.is_none() && (!record.honeytoken || is_seen_from_outside);
         let is_expiring = |within| ends && end() > now && end() <= now.saturating_add(within);
         query.status.is_none_or(|status| status == self.status(record))
             && query.expiring_within.is_none_or(is_expiring)

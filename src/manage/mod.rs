@@ -17,6 +17,7 @@ use crate::{
 
 mod builder;
 mod listing;
+mod living;
 mod maintenance;
 mod operations;
 mod register;
@@ -159,7 +160,7 @@ impl TokenManager {
             (Some(owner), _) => Owner::User(owner),
             (None, scope) => scope,
         };
-        let page = self.within(self.list_pages(scope, &query)).await?;
+        let page = self.within(self.list_pages(actor, scope, &query)).await?;
         // A filter that finds nothing is the client's text, and may be anything.
         let owner = scope.user().filter(|_| !page.tokens.is_empty());
         self.report_read(actor, EventKind::TokensListed, owner, None);

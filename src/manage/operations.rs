@@ -11,24 +11,20 @@ use crate::{
         request::{check_metadata, check_name},
         rights::{self, Rights},
     },
-    principal::{AdminProof, AuthMethod, EMERGENCY_USER, Principal, effective_roles},
+    principal::{AdminProof, AuthMethod, EMERGENCY_USER, effective_roles},
     scope::{Grant, RoleSet},
     secret::TokenDigest,
     store::{
         Change, Owner, Reach, Room, StoreError, StoreErrorKind,
-        directory::Unheard,
         lineage::{Ancestors, MAX_ANCESTORS},
         lookup::{Inner, verify_owner},
     },
     time::UnixTime,
-    token::{Metadata, RequestClass, TokenRecord, decide, hard_end},
+    token::{Metadata, TokenRecord, hard_end},
 };
 
 /// How often an operation starts anew because somebody else changed the token at the same time.
 pub(super) const ATTEMPTS: usize = 4;
-
-/// How long after its end a JWT is still taken for one that has not ended, since clocks differ.
-const LEEWAY: Duration = Duration::from_secs(60);
 
 impl TokenManager {
     pub(super) async fn try_create(
@@ -42,6 +38,7 @@ impl TokenManager {
             return Err(TokenError::BeyondOwnRights);
         }
         check_trap(actor, &new)?;
+        self.require_own_standing(actor).await?;
         self.require_standing(owner).await?;
         let limit = new.max_active;
         let (key, record) = self.draft(actor, &owner.clone(), new)?;
@@ -152,58 +149,6 @@ impl TokenManager {
             return Err(TokenError::Invalid("an API key must not stand in a name, a user id or metadata"));
         }
         Ok(())
-    }
-
-    /// Asks the store once more for what was presented: a request may have taken its time, and what it was let in
-    /// with may be revoked or changed by now. Returns the token and those that it ends with.
-    pub(super) async fn require_living(&self, actor: Actor<'_>) -> Result<Vec<TokenId>, TokenError> {
-        let Some(principal) = actor.presented() else { return Ok(Vec::new()) };
-        let Some(id) = principal.token_id() else {
-            self.require_unwithdrawn(principal).await?;
-            return Ok(Vec::new());
-        };
-        let (owner, now) = (Owner::User(principal.user_id()), self.lookup.now());
-        let record = self.ask(self.inner().store.get(owner, id)).await?.ok_or(TokenError::CredentialDied)?;
-        let policy = self.inner().lifetimes.policy(record.class);
-        let decision = decide(&record, policy, now, RequestClass::Unsafe);
-        let lineage = self.inner().lineage(&record, now).await.map_err(TokenError::Store)?;
-        let lives = decision.access().is_ok() && lineage.lives;
-        if !lives || record.id != id || !owner.includes(&record.owner) {
-            return Err(TokenError::CredentialDied);
-        }
-        if record.revision as u32 == principal.credential().revision {
-            Ok([id].into_iter().chain(lineage.ancestors).collect())
-        } else {
-            Err(TokenError::Conflict)
-        }
-    }
-
-    /// The same for what is not stored: JWTs and static tokens. The emergency key belongs to nobody whom the store
-    /// could deny.
-    async fn require_unwithdrawn(&self, principal: &Principal) -> Result<(), TokenError> {
-        if principal.method() == AuthMethod::Emergency {
-            return Ok(());
-        }
-        self.inner().know_denials().await.map_err(TokenError::Store)?;
-        let jwt = principal.jwt();
-        if jwt.is_some_and(|jwt| jwt.expires_at().saturating_add(LEEWAY) <= self.lookup.now()) {
-            return Err(TokenError::CredentialDied);
-        }
-        let jwt = jwt.map(|jwt| (jwt.issuer(), jwt.jwt_id(), jwt.issued_at()));
-        let withdrawn = self.inner().require_unwithdrawn(principal.user_id(), jwt);
-        withdrawn.map_err(|_| TokenError::CredentialDied)
-    }
-
-    /// Refuses new tokens to a user whom the application's own source does not let in.
-    pub(super) async fn require_standing(&self, owner: &UserId) -> Result<(), TokenError> {
-        match self.inner().standing(owner).await {
-            Ok(standing) if standing.active => Ok(()),
-            Ok(_) => Err(TokenError::OwnerInactive),
-            Err(Unheard) => Err(TokenError::Store(StoreError::new(
-                StoreErrorKind::Unavailable,
-                "the user directory does not answer",
-            ))),
-        }
     }
 
     /// A new key and the bare record for it.
@@ -332,6 +277,7 @@ impl TokenManager {
         update.name.as_deref().map_or(Ok(()), check_name)?;
         update.metadata.as_ref().map_or(Ok(()), check_metadata)?;
         self.refuse_keys(update.name.as_deref(), update.metadata.as_ref())?;
+        self.require_own_standing(actor).await?;
         let _alone = self.issuing.rights.write().await;
         self.require_living(actor).await?;
         for _ in 0..ATTEMPTS {

@@ -20,6 +20,10 @@ impl TokenManager {
     /// `keyward:`, `static:` or `public:` are not to be had. This knows nothing of users who only have static
     /// tokens or JWTs: refuse their ids before.
     ///
+    /// Beside a [user directory](super::TokenManagerBuilder::with_user_directory) nobody is new: whom it knows is
+    /// somebody already, whom it does not know can do nothing. So nobody registers there, and the answer does not
+    /// tell the one from the other. Have an administrator make the first tokens of its users, or let JWTs do so.
+    ///
     /// ```
     /// use keyward::{TokenManager, UserId, manage::{NewToken, TokenError}, store::MemoryStore};
     ///
@@ -39,8 +43,9 @@ impl TokenManager {
     /// [`TokenError::UserExists`], [`TokenError::Invalid`], or [`TokenError::Store`], also when the store cannot
     /// register anybody.
     pub async fn register(&self, user: &UserId, new: NewToken) -> Result<IssuedToken, TokenError> {
-        let has_roles = self.inner().roles.as_ref().is_some_and(|roles| !roles.roles_of(user).is_empty());
-        let taken = if user.is_reserved() || has_roles { Err(TokenError::UserExists) } else { Ok(()) };
+        let has_roles = || self.inner().roles.as_ref().is_some_and(|roles| !roles.roles_of(user).is_empty());
+        let is_somebodys = user.is_reserved() || self.inner().directory.is_some() || has_roles();
+        let taken = if is_somebodys { Err(TokenError::UserExists) } else { Ok(()) };
         if let Err(error) = taken.and_then(|()| self.check_texts(user, &new)) {
             // The id is the client's text and may be anything, so it is not repeated.
             self.refuse_newcomer(error.refusal().unwrap_or(Refusal::InvalidValue), new.created_ip);

@@ -200,7 +200,8 @@ impl NewToken {
     ///
     /// Only the application itself and administrators make traps. To its owner it looks like an active key, and
     /// counts against no limit; give it to a user who does not mind one more in the list. It has no end of its
-    /// own, is never cleaned up, and cannot be rotated: revoke it when it is not needed any more.
+    /// own, is never cleaned up, and cannot be rotated: revoke it when it is not needed any more. Its record says so;
+    /// the key routes show its owner the end that a key in use has.
     ///
     /// ```
     /// use keyward::{TokenManager, UserId, manage::NewToken, store::MemoryStore};

@@ -19,8 +19,9 @@ impl TokenManager {
     /// already succeeds.
     ///
     /// # Errors
-    /// [`TokenError::NotFound`], with an alert if it is somebody else's, or [`TokenError::Store`]: then
-    /// assume that the token still works, and try again.
+    /// [`TokenError::NotFound`], with an alert if it is somebody else's; when it is about somebody else's,
+    /// [`TokenError::CredentialDied`] if what the administrator presented works no more and [`TokenError::Conflict`]
+    /// if it was changed since; or [`TokenError::Store`]: then assume that the token still works, and try again.
     pub async fn revoke<'a>(
         &self,
         actor: impl Into<Actor<'a>>,
@@ -76,6 +77,7 @@ impl TokenManager {
     /// Ends all tokens of `user`, for an administrator; says how many worked before.
     ///
     /// # Errors
+    /// [`TokenError::CredentialDied`] or [`TokenError::Conflict`] as for [`revoke`](Self::revoke), or
     /// [`TokenError::Store`].
     pub async fn revoke_all_of(&self, proof: &AdminProof, user: &UserId) -> Result<u64, TokenError> {
         self.revoke_all_tokens(Actor::Admin(proof), user).await
@@ -83,7 +85,7 @@ impl TokenManager {
 
     async fn revoke_all_tokens(&self, actor: Actor<'_>, owner: &UserId) -> Result<u64, TokenError> {
         let report = self.report(actor, EventKind::TokensRevoked(0), None);
-        let result = self.within(self.try_revoke_all(owner)).await;
+        let result = self.within(self.try_revoke_all(actor, owner)).await;
         let kind = result.as_ref().map_or_else(failure, |count| EventKind::TokensRevoked(*count));
         report.done(kind, Some(owner), None);
         result
@@ -95,8 +97,12 @@ impl TokenManager {
         id: TokenId,
         reach: Reach,
     ) -> Result<(TokenRecord, u64), TokenError> {
+        let standing = self.standing_over_others(actor).await;
         let _alone = self.issuing.rights.write().await;
         let old = self.reach(actor, id).await?;
+        // What was made through one's own may be somebody else's.
+        let is_own = old.owner == *actor.user() && reach != Reach::Minted;
+        self.require_living_over_others(actor, standing, is_own).await?;
         let what = match (reach, actor.scope()) {
             (Reach::Minted, Owner::Any(_)) => What::All,
             _ => What::Owner(&old.owner),
@@ -145,8 +151,10 @@ impl TokenManager {
         }
     }
 
-    async fn try_revoke_all(&self, owner: &UserId) -> Result<u64, TokenError> {
+    async fn try_revoke_all(&self, actor: Actor<'_>, owner: &UserId) -> Result<u64, TokenError> {
+        let standing = self.standing_over_others(actor).await;
         let _alone = self.issuing.rights.write().await;
+        self.require_living_over_others(actor, standing, owner == actor.user()).await?;
         let _forget = Forget { inner: self.inner(), what: What::Owner(owner) };
         let digests = self.ask(self.inner().store.revoke_all(owner, self.lookup.now())).await?;
         Ok(digests.len() as u64)

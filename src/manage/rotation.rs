@@ -100,7 +100,8 @@ impl TokenManager {
     ///
     /// # Errors
     /// [`TokenError::StillUsed`]; [`TokenError::Conflict`] when the token has no successor;
-    /// [`TokenError::NotFound`], with an alert if it is somebody else's, or [`TokenError::Store`].
+    /// [`TokenError::NotFound`], [`TokenError::CredentialDied`] or [`TokenError::Store`] as for
+    /// [`revoke`](Self::revoke).
     pub async fn finish_rotation<'a>(
         &self,
         actor: impl Into<Actor<'a>>,
@@ -121,12 +122,15 @@ impl TokenManager {
         id: TokenId,
         finish: Finish,
     ) -> Result<Finished, TokenError> {
+        let standing = self.standing_over_others(actor).await;
         let _alone = self.issuing.rights.write().await;
         // The verdict hangs on the last use, which may be counted and not yet written; the cache has forgotten it
         // if the rotation was a moment ago.
         self.inner().write_usage().await.map_err(TokenError::Store)?;
         for _ in 0..ATTEMPTS {
             let mut record = self.reach(actor, id).await?;
+            let is_own = record.owner == *actor.user();
+            self.require_living_over_others(actor, standing.clone(), is_own).await?;
             if record.successor.is_none() {
                 return Err(TokenError::Conflict);
             }
@@ -166,6 +170,7 @@ impl TokenManager {
         overlap: Duration,
     ) -> Result<IssuedToken, TokenError> {
         // The application's own source may take its time, which is no reason for a revocation to wait.
+        self.require_own_standing(actor).await?;
         self.require_standing(&self.reach(actor, id).await?.owner).await?;
         let _handing_out = self.issuing.rights.read().await;
         self.require_living(actor).await?;

@@ -22,7 +22,9 @@ impl TokenManager {
     ///
     /// # Errors
     /// [`TokenError::Invalid`] when `until` is past by more than ten minutes, so that nothing would be revoked;
-    /// [`TokenError::Store`]: then assume that it still works, and try again.
+    /// [`TokenError::CredentialDied`] when what the administrator presented works no more, and
+    /// [`TokenError::Conflict`] when it was changed since; [`TokenError::Store`]: then assume that it still works,
+    /// and try again.
     pub async fn revoke_jwt(
         &self,
         proof: &AdminProof,
@@ -69,15 +71,10 @@ impl TokenManager {
     /// can end them.
     ///
     /// # Errors
-    /// [`TokenError::CredentialDied`] when what the administrator presented works no more, or
-    /// [`TokenError::Store`].
+    /// As for [`revoke_jwt`](Self::revoke_jwt).
     pub async fn restore(&self, proof: &AdminProof, user: &UserId) -> Result<(), TokenError> {
         let state = UserState::new(user.clone(), UserStatus::Active);
-        let change = async {
-            // What gives rights back is not done for an administrator who was let in and has lost them since.
-            self.require_living(Actor::Admin(proof)).await?;
-            self.ask(self.inner().store.set_user_state(&state)).await
-        };
+        let change = self.ask(self.inner().store.set_user_state(&state));
         self.deny(proof, EventKind::UserRestored, Some(user), change).await
     }
 
@@ -90,7 +87,8 @@ impl TokenManager {
     pub async fn offboard(&self, proof: &AdminProof, user: &UserId) -> Result<u64, TokenError> {
         let report = self.report(Actor::Admin(proof), EventKind::UserOffboarded(0), None);
         let change = self.ask(self.inner().store.offboard(user, self.lookup.now()));
-        let result = self.within(self.try_deny(Some(user), change)).await.map(|keys| keys.len() as u64);
+        let result =
+            self.within(self.try_deny(proof, Some(user), change)).await.map(|keys| keys.len() as u64);
         let kind = result.as_ref().map_or_else(failure, |count| EventKind::UserOffboarded(*count));
         report.done(kind, Some(user), None);
         result
@@ -114,15 +112,17 @@ impl TokenManager {
         change: impl Future<Output = Result<(), TokenError>>,
     ) -> Result<(), TokenError> {
         let report = self.report(Actor::Admin(proof), kind, None);
-        let result = self.within(self.try_deny(user, change)).await;
+        let result = self.within(self.try_deny(proof, user, change)).await;
         report.done(result.as_ref().map_or_else(failure, |()| kind), user, None);
         result
     }
 
-    /// Has the store deny something, and this process know it. The cache forgets the user's keys last, so
-    /// that none that was judged without this knowledge is kept.
+    /// Has the store deny something, and this process know it, unless the administrator was let in and may do
+    /// nothing any more. The cache forgets the user's keys last, so that none that was judged without this knowledge
+    /// is kept.
     async fn try_deny<T>(
         &self,
+        proof: &AdminProof,
         user: Option<&UserId>,
         change: impl Future<Output = Result<T, TokenError>>,
     ) -> Result<T, TokenError> {
@@ -131,7 +131,9 @@ impl TokenManager {
                 "the user of the emergency key has no state; take its hash out of the configuration",
             ));
         }
+        self.require_own_standing(Actor::Admin(proof)).await?;
         let _alone = self.issuing.rights.write().await;
+        self.require_living(Actor::Admin(proof)).await?;
         let _forget = user.map(|user| Forget { inner: self.inner(), what: What::Owner(user) });
         let mut outdate = Outdate { inner: self.inner(), known: false };
         let done = change.await?;

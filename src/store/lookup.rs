@@ -312,12 +312,12 @@ impl Inner {
 
     /// Passes a store's answer on, and raises an alert when the store stops or starts to answer.
     pub(crate) fn watch<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        if self.store_state.note(answer.as_ref().err().map(StoreError::kind)) {
-            let event = match &answer {
-                Err(error) => Event::alert(Alert::StoreUnavailable).because(&error.to_string()),
-                Ok(_) => Event::alert(Alert::StoreRecovered),
-            };
-            self.audit.emit(event);
+        let error = answer.as_ref().err();
+        if let Some(is_down) = self.store_state.note(error.map(StoreError::kind)) {
+            self.audit.emit(match error {
+                Some(error) if is_down => Event::alert(Alert::StoreUnavailable).because(&error.to_string()),
+                _ => Event::alert(Alert::StoreRecovered),
+            });
         }
         answer
     }

@@ -39,9 +39,9 @@ impl Default for StoreState {
 }
 
 impl StoreState {
-    /// Takes note of how a call of the store ended, and says whether that is new: the store stopped to answer, or it
-    /// answers again.
-    pub(super) fn note(&self, error: Option<StoreErrorKind>) -> bool {
+    /// Takes note of how a call of the store ended, and says whether the store is down if that is new: it stopped to
+    /// answer, or it answers again. A refusal, such as a conflict, is an answer like any other.
+    pub(super) fn note(&self, error: Option<StoreErrorKind>) -> Option<bool> {
         let [unavailable, corrupt, incompatible] = &count::STORE_ERRORS;
         let failure = match error {
             Some(StoreErrorKind::Unavailable) => Some(unavailable),
@@ -57,6 +57,6 @@ impl StoreState {
             let [_, level] = &self.levels;
             level.set(down.into());
         }
-        changed
+        changed.then_some(down)
     }
 }

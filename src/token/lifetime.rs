@@ -336,6 +336,30 @@ pub(crate) fn renewed_expiry(
     (due && renewed > expires_at).then_some(renewed)
 }
 
+/// When a token ends as far as its owner can see at `now`. A trap has no end, by which it would be found among keys
+/// that have one; it is given that of a key which was made at the same time and is in use. It hangs on nothing but
+/// the time, so it is the same whoever asks however often.
+pub(crate) fn apparent_expiry(
+    record: &TokenRecord,
+    policy: &LifetimePolicy,
+    now: UnixTime,
+) -> Option<UnixTime> {
+    if !record.honeytoken || record.expires_at.is_some() {
+        return record.expires_at;
+    }
+    let (hard_end, now) = (hard_end(record, policy), now.min(record.revoked_at.unwrap_or(UnixTime::MAX)));
+    let renewed = policy.lifetime.map_or(UnixTime::MAX, |lifetime| {
+        // Such a key is renewed when half of its lifetime is over.
+        let half = (lifetime / 2).max(Duration::from_secs(1));
+        let times = now.since(record.created_at).as_millis() / half.as_millis();
+        let times = u32::try_from(times).unwrap_or(u32::MAX);
+        record.created_at.saturating_add(half.saturating_mul(times)).saturating_add(lifetime)
+    });
+    // A trap may be older than any key, and is called active all the same.
+    let end = if hard_end > now { renewed.min(hard_end) } else { renewed };
+    Some(end).filter(|end| *end < UnixTime::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
