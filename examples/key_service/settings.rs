@@ -232,6 +232,7 @@ impl KeySource {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what a setting gives")]
 fn read_keys(path: PathBuf) -> Result<KeySet, String> {
     let unreadable = |error| format!("{} cannot be read: {error}", path.display());
     let keys = KeySet::from_jwks(fs::read(&path).map_err(unreadable)?);
