@@ -26,7 +26,8 @@
 //!
 //! * Recording an event takes no longer when the store, or whoever receives events, is slow or gone.
 //! * A queue is bounded. What does not fit is counted, and the count is an event itself, `audit.dropped`. Alerts
-//!   have room of their own, 256 by default, that other events cannot take.
+//!   have room of their own, 256 by default, that other events cannot take, and changes have half a queue that
+//!   refused requests cannot take.
 //! * Entries are written in one transaction with the end of the chain, so that several processes on one store
 //!   write one chain, and a process that is killed leaves a whole one.
 //! * [`AuditLog::verify`] finds any change, gap, addition and exchange of entries, and names the first.

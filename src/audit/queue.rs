@@ -23,8 +23,13 @@ const CAPACITY: (usize, usize) = (1024, 256);
 /// A sink that puts events into a bounded queue, to be taken out elsewhere. Cloning shares the queue.
 ///
 /// Recording an event copies it and never waits for whoever takes it out. An event that finds the queue full
-/// is counted and not copied; alerts find room for longer than others. What was lost is an event of its own
-/// ([`EventKind::AuditDropped`]), which stands behind those that were waiting at the time.
+/// is counted and not copied. What was lost is an event of its own ([`EventKind::AuditDropped`]), which stands
+/// behind those that were waiting at the time.
+///
+/// Whoever makes many events must not push out those that matter more, so the room for events is shared like
+/// this: access, granted or refused, which takes no credential, finds the first half; what has changed nothing,
+/// such as a list that was read or an operation that was refused, finds three quarters; changes find all of it,
+/// and alerts the room beyond as well.
 ///
 /// ```
 /// use keyward::{TokenManager, UserId, audit::QueueSink, event::TracingSink};
@@ -76,11 +81,11 @@ impl QueueSink {
         Self::with_capacity(events, alerts)
     }
 
-    /// A queue for `events` events, at least one, and `alerts` more alerts. Each takes about 200 bytes, its own
+    /// A queue for `events` events, at least two, and `alerts` more alerts. Each takes about 200 bytes, its own
     /// texts included.
     #[must_use]
     pub fn with_capacity(events: usize, alerts: usize) -> (Self, EventQueue) {
-        let shared = Arc::new(Shared::new(events.max(1), alerts));
+        let shared = Arc::new(Shared::new(events.max(2), alerts));
         let sender = Arc::new(Sender(Arc::clone(&shared)));
         (Self { sender, alerts_only: false }, EventQueue { shared })
     }
@@ -107,7 +112,7 @@ impl AuditSink for QueueSink {
     fn record(&self, event: &Event) {
         let alert = event.kind.is_alert();
         if alert || !self.alerts_only {
-            self.shared().offer(event, alert);
+            self.shared().offer(event);
         }
     }
 }
@@ -218,8 +223,22 @@ impl Shared {
         }
     }
 
-    fn offer(&self, event: &Event, alert: bool) {
-        let room = if alert { self.capacity.saturating_add(self.reserve) } else { self.capacity };
+    /// How many may wait already when an event of this kind enters.
+    fn room_for(&self, kind: EventKind) -> usize {
+        match kind {
+            kind if kind.is_alert() => self.capacity.saturating_add(self.reserve),
+            EventKind::AccessRefused(_) | EventKind::AccessGranted => self.capacity.div_ceil(2),
+            EventKind::TokenRead
+            | EventKind::TokensListed
+            | EventKind::UserRead
+            | EventKind::OperationRefused(_)
+            | EventKind::OperationFailed => self.capacity - self.capacity / 4,
+            _ => self.capacity,
+        }
+    }
+
+    fn offer(&self, event: &Event) {
+        let room = self.room_for(event.kind);
         if self.length.load(Relaxed) < room {
             let copy = event.clone();
             let mut waiting = self.lock();
@@ -350,7 +369,7 @@ impl Lost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Alert;
+    use crate::{error::Refusal, event::Alert};
 
     fn event(millis: i64) -> Event {
         Event { at: UnixTime::from_millis(millis), ..Event::new(EventKind::TokenCreated) }
@@ -381,6 +400,25 @@ mod tests {
         sink.record(&event(9));
         assert_eq!(times(&queue.recv_batch(10).await.unwrap()), [9]);
         assert_eq!(sink.dropped(), Dropped { events: 4, alerts: 2 }, "the sum stays");
+    }
+
+    #[tokio::test]
+    async fn what_takes_no_credential_and_what_changes_nothing_leave_room_for_changes() {
+        let (sink, mut queue) = QueueSink::with_capacity(8, 2);
+        let flood = |kind: EventKind| (0..100).for_each(|_| sink.record(&Event::new(kind)));
+        flood(EventKind::AccessRefused(Refusal::NoCredential));
+        flood(EventKind::AccessGranted);
+        flood(EventKind::TokensListed);
+        flood(EventKind::OperationRefused(Refusal::LimitReached));
+        flood(EventKind::TokenCreated);
+        flood(EventKind::Alert(Alert::HoneytokenUsed));
+        let mut names: Vec<_> =
+            queue.recv_batch(100).await.unwrap().iter().map(|event| event.kind.name()).collect();
+        names.dedup_by_key(|name| *name);
+        assert_eq!(sink.dropped(), Dropped { events: 590, alerts: 98 });
+        let expected =
+            ["access.refused", "tokens.listed", "token.created", "honeytoken_used", "audit.dropped"];
+        assert_eq!(names, expected);
     }
 
     #[tokio::test]

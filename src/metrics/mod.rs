@@ -33,7 +33,7 @@
 //! | `keyward_verdict_duration_seconds` | `method` | histogram: verdicts that had to wait, for the store, for keys, for their turn |
 //! | `keyward_jwt_verification_duration_seconds` | | histogram: reading, judging and verifying a JWT that was not seen before |
 //! | `keyward_guard_refusals_total` | `reason` | authenticated requests that a guard refused |
-//! | `keyward_alerts_total` | `alert` | alerts, by [`Alert::name`](crate::event::Alert::name); each kind is there from the start |
+//! | `keyward_alerts_total` | `alert` | alerts, by [`Alert::name`](crate::event::Alert::name), each foreign access as well that is not told of each time; each kind is there from the start |
 //! | `keyward_events_total` | `event` | other audit events, by [`EventKind::name`](crate::event::EventKind::name), but for access |
 //! | `keyward_cache_requests_total` | `cache`, `result` | `hit`, `refused_hit` (known to be no good) or `miss`; cache `api_key` or `jwt` |
 //! | `keyward_cache_entries` | `cache` | gauge: how many are kept; cache `api_key`, `api_key_refused` or `jwt` |
