@@ -93,7 +93,8 @@ pub struct Event {
     /// Why: the reason that an administrator gave, or details such as the kind of a resource.
     pub reason: Option<Box<str>>,
     /// How many that differ in nothing but when they happened it stands for, itself included: those since the last
-    /// that was told. It is 1 but for the 10th, the 100th and so on [`Alert::ForeignAccess`] within an hour.
+    /// that was told. It is 1 but for the 10th, the 100th and so on [`Alert::ForeignAccess`] within an hour, and for
+    /// what a [`QueueSink`](crate::audit::QueueSink) has counted.
     pub times: u64,
 }
 

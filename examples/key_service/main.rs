@@ -138,7 +138,11 @@ async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Bo
         }
         Database::Sqlite(path) => for_both(SqliteStore::open(path).await?),
     };
-    let (audit, log) = AuditLog::builder(entries).with_clock(clock()).build();
+    let log = AuditLog::builder(entries).with_clock(clock());
+    let (audit, log) = match settings.audit_retention {
+        Some(age) => log.with_retention(age).build(),
+        None => log.build(),
+    };
     let builder = TokenManager::builder(store).with_clock(clock()).with_roles(roles(settings));
     let builder = builder.with_audit((TracingSink, audit));
     let builder = match settings.watch {

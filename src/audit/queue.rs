@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
+use super::folds::{Fate, Folds};
 use crate::{
     count::{self, Level},
     event::{AuditSink, Event, EventKind},
@@ -30,6 +31,12 @@ const CAPACITY: (usize, usize) = (1024, 256);
 /// this: access, granted or refused, which takes no credential, finds the first half; what has changed nothing,
 /// such as a list that was read or an operation that was refused, finds three quarters; changes find all of it,
 /// and alerts the room beyond as well.
+///
+/// Of requests that are refused for the same reason, from the same address and with the same token if it is known,
+/// the first is recorded at once. All others of that minute are one event at its end, [`Event::times`] of which is
+/// their number; [`recv_batch`](EventQueue::recv_batch) gives it out with whatever comes then. An IPv6 address
+/// counts by its /64, and when there are more than 128 such things within a minute, the others go by the reason
+/// alone.
 ///
 /// ```
 /// use keyward::{TokenManager, UserId, audit::QueueSink, event::TracingSink};
@@ -127,26 +134,39 @@ impl EventQueue {
     /// Waits for events and takes out at most `max` of them, in the order in which they happened. `None` once
     /// all sinks are dropped and nothing waits any more. Giving up the wait loses nothing.
     pub async fn recv_batch(&mut self, max: usize) -> Option<Vec<Event>> {
-        let batch = self.batch(max, false).await?;
+        let batch = self.batch(max, false, false).await?;
         self.shared.settle(&batch);
         Some(batch)
     }
 
-    pub(super) async fn batch(&mut self, max: usize, alerts_first: bool) -> Option<Vec<Event>> {
+    /// With a timer, which the runtime must have, what is held back comes as soon as its minute is over.
+    pub(super) async fn batch(&mut self, max: usize, alerts_first: bool, timer: bool) -> Option<Vec<Event>> {
         loop {
             if let Some(batch) = self.try_batch(max, alerts_first) {
                 return Some(batch);
             }
             if self.shared.lock().abandoned {
-                return None;
+                return self.rest(max, alerts_first);
             }
             // What has arrived since the look is remembered.
-            self.shared.arrived.notified().await;
+            let arrived = self.shared.arrived.notified();
+            let due_in = self.shared.folds().due_in();
+            match due_in.filter(|_| timer) {
+                Some(wait) => drop(tokio::time::timeout(wait, arrived).await),
+                None => arrived.await,
+            }
         }
+    }
+
+    /// What waits or is held back, if anything is.
+    pub(super) fn rest(&mut self, max: usize, alerts_first: bool) -> Option<Vec<Event>> {
+        self.shared.release(true);
+        self.try_batch(max, alerts_first)
     }
 
     /// What waits, if anything does.
     pub(super) fn try_batch(&mut self, max: usize, alerts_first: bool) -> Option<Vec<Event>> {
+        self.shared.release(false);
         let mut batch = self.shared.take(max.max(1), alerts_first);
         if batch.is_empty() {
             return None;
@@ -167,6 +187,7 @@ pub(super) struct Shared {
     capacity: usize,
     reserve: usize,
     waiting: Mutex<Waiting>,
+    folds: Mutex<Folds>,
     /// As many as wait, or did a moment ago: a full queue is seen without the lock.
     length: AtomicUsize,
     arrived: Notify,
@@ -213,6 +234,7 @@ impl Shared {
             capacity,
             reserve,
             waiting: Mutex::new(Waiting { events, ..Waiting::default() }),
+            folds: Mutex::default(),
             length: AtomicUsize::new(0),
             arrived: Notify::new(),
             settled: watch::Sender::new(0),
@@ -238,7 +260,37 @@ impl Shared {
     }
 
     fn offer(&self, event: &Event) {
-        let room = self.room_for(event.kind);
+        if matches!(event.kind, EventKind::AccessRefused(_)) && self.is_held(event) {
+            return;
+        }
+        self.enter(event, self.room_for(event.kind));
+    }
+
+    /// Whether the event is told with others like it, later.
+    fn is_held(&self, event: &Event) -> bool {
+        let fate = {
+            let mut folds = self.folds();
+            // Looked at under the lock, so that what is held is lost with the queue, and counted.
+            if self.length.load(Relaxed) == usize::MAX { Fate::Told } else { folds.fold(event) }
+        };
+        if fate == Fate::HeldFirst {
+            // Somebody must wait for its minute to be over.
+            self.arrived.notify_one();
+        }
+        fate != Fate::Told
+    }
+
+    /// Enters what was held back and is due, or all of it: little that stands for much, and about to be taken out.
+    fn release(&self, all: bool) {
+        let released = self.folds().release(all);
+        released.iter().for_each(|event| self.enter(event, usize::MAX));
+    }
+
+    fn folds(&self) -> MutexGuard<'_, Folds> {
+        self.folds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, event: &Event, room: usize) {
         if self.length.load(Relaxed) < room {
             let copy = event.clone();
             let mut waiting = self.lock();
@@ -259,7 +311,7 @@ impl Shared {
     pub(super) fn lose(&self, event: &Event) {
         let lost = match event.kind {
             EventKind::AuditDropped { events, alerts } => Dropped { events, alerts },
-            kind => Dropped { events: 1, alerts: kind.is_alert().into() },
+            kind => Dropped { events: event.times, alerts: if kind.is_alert() { event.times } else { 0 } },
         };
         self.unreported.add(lost, event.at);
         if !matches!(event.kind, EventKind::AuditDropped { .. }) {
@@ -310,7 +362,7 @@ impl Shared {
         self.waits.set(0);
         self.room.iter().for_each(|level| level.set(0));
         drop(waiting);
-        left.iter().for_each(|event| self.lose(event));
+        left.iter().chain(&self.folds().release(true)).for_each(|event| self.lose(event));
         self.settled.send_replace(u64::MAX);
     }
 
@@ -415,10 +467,29 @@ mod tests {
         let mut names: Vec<_> =
             queue.recv_batch(100).await.unwrap().iter().map(|event| event.kind.name()).collect();
         names.dedup_by_key(|name| *name);
-        assert_eq!(sink.dropped(), Dropped { events: 590, alerts: 98 });
-        let expected =
-            ["access.refused", "tokens.listed", "token.created", "honeytoken_used", "audit.dropped"];
-        assert_eq!(names, expected);
+        assert_eq!(sink.dropped(), Dropped { events: 491, alerts: 98 });
+        let access = ["access.refused", "access.granted"];
+        let others = ["tokens.listed", "token.created", "honeytoken_used", "audit.dropped"];
+        assert_eq!(names, [&access[..], &others].concat());
+    }
+
+    #[tokio::test]
+    async fn refusals_that_are_held_back_are_told_at_the_end_or_counted_as_lost() {
+        let refused = Event::new(EventKind::AccessRefused(Refusal::NoCredential));
+        let (sink, mut queue) = QueueSink::new();
+        (0..100).for_each(|_| sink.record(&refused));
+        let first = queue.recv_batch(9).await.unwrap();
+        assert_eq!(first.iter().map(Event::count).collect::<Vec<_>>(), [None]);
+        drop(sink);
+        let rest = queue.recv_batch(9).await.unwrap();
+        assert_eq!(rest.iter().map(Event::count).collect::<Vec<_>>(), [Some(99)]);
+        assert!(queue.recv_batch(9).await.is_none());
+
+        let (sink, queue) = QueueSink::new();
+        (0..100).for_each(|_| sink.record(&refused));
+        drop(queue);
+        (0..100).for_each(|_| sink.record(&refused));
+        assert_eq!(sink.dropped(), Dropped { events: 200, alerts: 0 });
     }
 
     #[tokio::test]
