@@ -22,6 +22,7 @@ use crate::{
 mod alert;
 mod episodes;
 mod fan_out;
+mod foreign;
 mod json;
 mod note;
 #[cfg(feature = "api")]
@@ -30,6 +31,7 @@ mod tracing_sink;
 
 pub use alert::Alert;
 pub(crate) use episodes::Episodes;
+use foreign::ForeignAccesses;
 #[cfg(feature = "api")]
 pub(crate) use request::InRequest;
 pub use tracing_sink::TracingSink;
@@ -53,7 +55,7 @@ pub const TRACING_TARGET: &str = "keyward::audit";
 /// | `token_id`, `client_ip`, `request_id` | with which token, from where, in which request |
 /// | `refusal` | [`Refusal::as_str`] of a refusal |
 /// | `reason` | the reason of an administrator, or details |
-/// | `count` | [`EventKind::count`] |
+/// | `count` | [`Event::count`] |
 ///
 /// ```
 /// use keyward::event::{AuditSink, Event, EventKind};
@@ -90,6 +92,10 @@ pub struct Event {
     pub request_id: Option<Box<str>>,
     /// Why: the reason that an administrator gave, or details such as the kind of a resource.
     pub reason: Option<Box<str>>,
+    /// How many that differ in nothing but when they happened it stands for, itself included: those since the last
+    /// that was told. It is 1 but for the 10th, the 100th and so on [`Alert::ForeignAccess`] within an hour, and for
+    /// what a [`QueueSink`](crate::audit::QueueSink) has counted.
+    pub times: u64,
 }
 
 /// What an [`Event`] is about.
@@ -270,6 +276,12 @@ impl EventKind {
 }
 
 impl Event {
+    /// [`EventKind::count`], or how many events it stands for if that is more than one.
+    #[must_use]
+    pub fn count(&self) -> Option<u64> {
+        self.kind.count().or_else(|| Some(self.times).filter(|times| *times > 1))
+    }
+
     pub(crate) fn new(kind: EventKind) -> Self {
         Self {
             at: UnixTime::EPOCH,
@@ -281,6 +293,7 @@ impl Event {
             client_ip: None,
             request_id: None,
             reason: None,
+            times: 1,
         }
     }
 
@@ -352,6 +365,7 @@ pub struct Audit(Arc<AuditTo>);
 struct AuditTo {
     sink: Box<dyn AuditSink>,
     clock: Arc<dyn Clock>,
+    foreign: ForeignAccesses,
 }
 
 impl Audit {
@@ -368,7 +382,7 @@ impl Audit {
     }
 
     pub(crate) fn from_parts(sink: Box<dyn AuditSink>, clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(AuditTo { sink, clock }))
+        Self(Arc::new(AuditTo { sink, clock, foreign: ForeignAccesses::default() }))
     }
 
     /// The time by the clock that dates events.
@@ -379,6 +393,12 @@ impl Audit {
     pub(crate) fn emit(&self, mut event: Event) {
         event.at = self.0.clock.now();
         note::count(event.kind);
+        if event.kind == EventKind::Alert(Alert::ForeignAccess) {
+            match self.0.foreign.tell(&event) {
+                Some(times) => event.times = times,
+                None => return,
+            }
+        }
         #[cfg(feature = "api")]
         {
             event.request_id = event.request_id.or_else(request::current);

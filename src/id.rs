@@ -91,6 +91,11 @@ impl UserId {
         MADE_UP.iter().any(|prefix| self.0.starts_with(prefix))
     }
 
+    /// Whether anybody gets such an id who asks for a key without a credential, and as many as they like.
+    pub(crate) fn is_anybody(&self) -> bool {
+        self.0.starts_with(PUBLIC)
+    }
+
     /// The id as the application gave it.
     #[must_use]
     pub fn as_str(&self) -> &str {

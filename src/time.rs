@@ -171,7 +171,8 @@ fn system_now() -> UnixTime {
     SystemTime::now().into()
 }
 
-/// Measures how long work takes, by the timer of the runtime; it decides only how much work comes next.
+/// Measures how long work takes, or how long ago something was, by the timer of the runtime; it decides only how
+/// much work comes next, and when something is told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(tokio::time::Instant);
 

@@ -159,6 +159,43 @@ fn operator() -> AdminProof {
 }
 
 #[tokio::test]
+async fn nobody_can_push_changes_and_alerts_out_of_the_log() {
+    let world = World::with_capacity(256, 64);
+    let (alice, _) = world.key("alice", Grant::All).await;
+    let (_, of_root) = world.key("root", Grant::All).await;
+    let traps = [(); 20].map(|()| NewToken::named("trap").as_honeytoken());
+    let mut trap_keys = Vec::new();
+    for trap in traps {
+        trap_keys.push(world.tokens.create(&operator(), trap.for_user(user("root"))).await.unwrap().key);
+    }
+    world.log.search(&operator(), &AuditQuery::default()).await.unwrap();
+    let before = world.store.memory.chain_ends().await.unwrap().head.number;
+    world.store.close_gate();
+    for n in 0..200 {
+        assert_eq!(world.get("/", "").await.status, 401);
+        assert_eq!(world.get("/", &alice).await.status, 200);
+        assert_eq!(world.get(&format!("/keys/{of_root}"), &alice).await.status, 404);
+        world.tokens.get(&user("mallory"), of_root).await.unwrap_err();
+        if n % 10 == 9 {
+            let new = NewToken::named("new").for_user(user(&format!("user{n}")));
+            world.tokens.create(&operator(), new).await.unwrap();
+            let trap = trap_keys.pop().unwrap();
+            assert_eq!(world.get("/", trap.expose()).await.status, 401);
+        }
+    }
+    world.store.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    let (store, _) = world.end().await;
+    let entries = store.memory.entries_after(before, 10_000).await.unwrap();
+    let count = |name: &str| entries.iter().filter(|entry| *entry.event == *name).count();
+    assert_eq!((count("token.created"), count("honeytoken_used")), (20, 20));
+    let foreign = entries.iter().filter(|entry| &*entry.event == "foreign_access");
+    let told: Vec<_> =
+        foreign.map(|entry| (entry.actor.as_deref().unwrap_or_default(), entry.count)).collect();
+    let expected = [None, Some(9), Some(90)].map(|count| [("alice", count), ("mallory", count)]).concat();
+    assert_eq!(told, expected, "once, and how often since");
+}
+
+#[tokio::test]
 async fn while_the_store_hangs_requests_go_on_and_alerts_are_kept() {
     let world = World::with_capacity(10, 5);
     let (alice, id) = world.key("alice", Grant::All).await;
@@ -178,8 +215,8 @@ async fn while_the_store_hangs_requests_go_on_and_alerts_are_kept() {
             assert_eq!(world.get("/", "kw_live_junk").await.status, 401);
             assert_eq!(world.get("/", &alice).await.status, 200);
         }
-        for _ in 0..7 {
-            world.tokens.get(&user("bob"), id).await.unwrap_err();
+        for caller in 0..18 {
+            world.tokens.get(&user(&format!("bob{caller}")), id).await.unwrap_err();
         }
         assert_eq!(world.get("/keys", &alice).await.status, 200);
     };
@@ -189,11 +226,13 @@ async fn while_the_store_hangs_requests_go_on_and_alerts_are_kept() {
     let (store, log) = world.end().await;
     let entries = store.memory.entries_after(before as u64, 100).await.unwrap();
     let count = |name: &str| entries.iter().filter(|entry| *entry.event == *name).count();
-    assert_eq!((count("access.refused"), count("foreign_access"), count("tokens.listed")), (11, 5, 0));
+    assert_eq!((count("access.refused"), count("foreign_access"), count("tokens.listed")), (2, 15, 0));
+    let refused = entries.iter().filter(|entry| &*entry.event == "access.refused");
+    assert_eq!(refused.map(|entry| entry.count).collect::<Vec<_>>(), [None, Some(100)], "none is forgotten");
     let dropped: Vec<_> = entries.iter().filter(|entry| &*entry.event == "audit.dropped").collect();
     assert_eq!(dropped.len(), 1);
-    assert_eq!((dropped[0].count, dropped[0].alert), (Some(90 + 2 + 1), true));
-    assert_eq!(dropped[0].reason.as_deref(), Some("2 of them alerts"));
+    assert_eq!((dropped[0].count, dropped[0].alert), (Some(3 + 1), true));
+    assert_eq!(dropped[0].reason.as_deref(), Some("3 of them alerts"));
     assert_eq!(log.verify(&operator(), None).await.unwrap().entries, (before + entries.len()) as u64);
 }
 
@@ -226,6 +265,9 @@ async fn administrators_search_the_log_page_by_page_and_are_seen_doing_it() {
     for _ in 0..3 {
         assert_eq!(world.get("/", &format!("{alice}x")).await.status, 401);
     }
+    // Other reasons, which are told apart.
+    assert_eq!(world.get("/", "").await.status, 401);
+    assert_eq!(world.get("/admin/audit", &alice).await.status, 403);
     let mut with_id = request("DELETE", &format!("/keys/{id}"), &alice, "");
     with_id.headers_mut().insert("x-request-id", "r-42".parse().unwrap());
     assert_eq!(send(&world.app, with_id).await.status, 204);

@@ -320,7 +320,8 @@ struct Round {
 
 #[test]
 fn no_request_with_a_child_that_starts_after_its_parents_end_is_accepted() {
-    let tokens = TokenManager::builder(MemoryStore::new()).with_max_active(None).build();
+    let tokens =
+        TokenManager::builder(MemoryStore::new()).with_max_active(None).with_creation_limit(None).build();
     let (gate, done) = (Gatekeeper::new(&tokens), AtomicBool::new(false));
     let current: Mutex<Option<Arc<Round>>> = Mutex::default();
     let (accepted, violations) = std::thread::scope(|scope| {

@@ -66,7 +66,7 @@ impl World {
     fn new(failures: FailureLimit) -> Self {
         let (store, clock) = (Arc::new(UnrulyStore::default()), ManualClock::at(start()));
         let tokens = TokenManager::builder(store.clone()).with_clock(clock.clone()).with_audit(Nowhere);
-        let tokens = tokens.with_max_active(None).build();
+        let tokens = tokens.with_max_active(None).with_creation_limit(None).build();
         let audit = Audit::with_clock(Nowhere, Arc::new(clock));
         let layer = AuthLayer::new(ApiKeyAuth::new(&tokens)).with_audit(audit);
         let answering: Answering = answer;

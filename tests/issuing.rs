@@ -14,14 +14,15 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use keyward::{
-    TokenManager,
+    AuthLayer, TokenManager, api,
+    auth::ApiKeyAuth,
     event::EventKind,
     manage::{IssuedToken, ListQuery, NewToken, TokenError, TokenManagerBuilder, WhenFull},
     store::{MemoryStore, SqliteStore, TokenStore},
     testing::{ManualClock, RecordingSink},
     token::TokenStatus,
 };
-use support::{Gatekeeper, UnrulyStore, start, user};
+use support::{Gatekeeper, UnrulyStore, request, send, start, user};
 use tokio::{sync::Barrier, task::JoinSet};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -74,6 +75,48 @@ async fn a_script_that_makes_a_key_at_each_run_never_gets_stuck() {
         events.events().into_iter().filter(|event| event.kind == EventKind::TokenRevoked).collect();
     assert_eq!(ended.len(), 16, "each end is in the audit log");
     assert!(ended.iter().all(|event| event.reason.as_ref().unwrap().starts_with("made room for")));
+}
+
+#[tokio::test]
+async fn whoever_makes_and_revokes_keys_in_a_loop_fills_no_disk() {
+    let clock = ManualClock::at(start());
+    let tokens = TokenManager::builder(MemoryStore::new()).with_clock(clock.clone()).build();
+    let routes = axum::Router::new().nest("/keys", api::own_tokens(tokens.clone()));
+    let app = routes.layer(AuthLayer::new(ApiKeyAuth::new(&tokens)));
+    let (mallory, alice) = (NewToken::named("first"), NewToken::named("first"));
+    let mallory = tokens.create(&user("mallory"), mallory).await.unwrap();
+    let alice = tokens.create(&user("alice"), alice).await.unwrap();
+    let ask = async |method: &str, path: &str, key: &IssuedToken| {
+        let body = if method == "POST" { r#"{"name":"another"}"# } else { "" };
+        let body = if path.ends_with("/rotate") { r#"{"overlap_seconds":0}"# } else { body };
+        send(&app, request(method, path, key.key.expose(), body)).await
+    };
+    let made = async |key: &IssuedToken| {
+        let answer = ask("POST", "/keys", key).await;
+        let id = answer.json()["id"].as_str().map(|id| format!("/keys/{id}"));
+        (answer, id)
+    };
+    let mut last = None;
+    for n in 0..300 {
+        let (answer, id) = made(&mallory).await;
+        assert_eq!(answer.status, 201, "{n}");
+        if let Some(before) = std::mem::replace(&mut last, id) {
+            assert_eq!(ask("DELETE", &before, &mallory).await.status, 204);
+        }
+    }
+    let last = last.unwrap();
+    for path in ["/keys", &format!("{last}/rotate")] {
+        let refused = ask("POST", path, &mallory).await;
+        assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (429, "12"), "{path}");
+    }
+    assert_eq!(ask("DELETE", &last, &mallory).await.status, 204, "what takes away is never refused");
+    assert_eq!(made(&alice).await.0.status, 201, "others go on");
+    tokens.create(&user("mallory"), NewToken::named("by the program")).await.unwrap();
+    let operator = keyward::AdminProof::operator("ops", "a new key for a user").unwrap();
+    tokens.create(&operator, NewToken::named("by ops").for_user(user("mallory"))).await.unwrap();
+    clock.advance(Duration::from_secs(12));
+    assert_eq!(made(&mallory).await.0.status, 201);
+    assert_eq!(made(&mallory).await.0.status, 429);
 }
 
 #[tokio::test]

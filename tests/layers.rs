@@ -515,10 +515,10 @@ fn owner_guards() -> [(&'static str, OwnerLayer); 2] {
 
 #[tokio::test]
 async fn what_is_somebody_elses_looks_like_what_is_not_there() {
-    let world = Guarded::new().await;
     let refused = EventKind::AccessRefused(Refusal::NotOwner);
     let alert = EventKind::Alert(Alert::ForeignAccess);
     for (name, guard) in owner_guards() {
+        let world = Guarded::new().await;
         let (own, events) = world.ask(guard.clone(), "alice", 0).await;
         assert_eq!((own.status.as_u16(), &*own.body), (200, &b"passed"[..]), "{name}");
         assert_eq!(events, [], "{name}");
@@ -534,8 +534,10 @@ async fn what_is_somebody_elses_looks_like_what_is_not_there() {
         assert_eq!((admin.status.as_u16(), &*events), (200, &[EventKind::AdminOverride][..]), "{name}");
         let (bob, events) = world.ask(guard.clone().allow_admin(), "alice", 1).await;
         assert_eq!((bob.status.as_u16(), &*events), (404, &[alert, refused][..]), "{name}");
-        let (forbidden, events) = world.ask(guard.forbid_foreign(), "bob", 0).await;
+        let (forbidden, events) = world.ask(guard.clone().forbid_foreign(), "carol", 0).await;
         assert_eq!((forbidden.status.as_u16(), &*events), (403, &[alert, refused][..]), "{name}");
+        let (again, events) = world.ask(guard, "bob", 0).await;
+        assert_eq!((again.status.as_u16(), &*events), (404, &[refused][..]), "{name}: told a moment ago");
     }
 }
 

@@ -521,7 +521,7 @@ fn the_audit_queue_tells_how_full_it_is_and_what_it_lost() {
             let list = tokens.list(&user("alice"), keyward::manage::ListQuery::default()).await.unwrap();
             let id = list.tokens.first().unwrap().id;
             assert!(tokens.get(&user("eve"), id).await.is_err());
-            assert!(tokens.get(&user("eve"), id).await.is_err());
+            assert!(tokens.get(&user("mallory"), id).await.is_err());
         })
         .await;
         let door = Door::default();

@@ -79,7 +79,11 @@ async fn issue(tokens: &TokenManager, owner: &str) -> IssuedToken {
 }
 
 fn unlimited() -> TokenManager {
-    TokenManager::builder(MemoryStore::new()).with_max_active(None).with_audit(Silent).build()
+    TokenManager::builder(MemoryStore::new())
+        .with_max_active(None)
+        .with_creation_limit(None)
+        .with_audit(Silent)
+        .build()
 }
 
 /// Forgets all events, so that the races are about keys.
@@ -439,7 +443,11 @@ async fn lacking(store: &UnrulyStore, keys: &[IssuedToken], expected: u64) -> us
 async fn each_use_is_counted_once_and_written_by_flush() {
     for (name, keys, uses) in [("one key", 1, 2_000), ("many keys", 64, 50)] {
         let store = Arc::new(UnrulyStore::default());
-        let tokens = TokenManager::builder(store.clone()).with_audit(Silent).with_max_active(None).build();
+        let tokens = TokenManager::builder(store.clone())
+            .with_audit(Silent)
+            .with_max_active(None)
+            .with_creation_limit(None)
+            .build();
         let keys = issue_many(&tokens, keys).await;
         use_from_eight_threads(&Gatekeeper::new(&tokens), &keys, uses);
         tokens.flush().await.unwrap();
@@ -450,7 +458,11 @@ async fn each_use_is_counted_once_and_written_by_flush() {
 #[tokio::test]
 async fn a_single_use_is_written_by_flush_however_many_keys_are_used_at_once() {
     let store = Arc::new(UnrulyStore::default());
-    let tokens = TokenManager::builder(store.clone()).with_audit(Silent).with_max_active(None).build();
+    let tokens = TokenManager::builder(store.clone())
+        .with_audit(Silent)
+        .with_max_active(None)
+        .with_creation_limit(None)
+        .build();
     let keys = issue_many(&tokens, 4_000).await;
     let gate = &Gatekeeper::new(&tokens);
     for round in 1..=4 {

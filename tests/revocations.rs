@@ -136,7 +136,8 @@ async fn another_process_learns_of_it_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_offboarding_beside_creations_leaves_no_living_key() {
-    let tokens = TokenManager::builder(MemoryStore::new()).with_max_active(None).build();
+    let tokens =
+        TokenManager::builder(MemoryStore::new()).with_max_active(None).with_creation_limit(None).build();
     let creating: Vec<_> = (0..64)
         .map(|_| {
             let tokens = tokens.clone();

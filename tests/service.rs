@@ -207,11 +207,10 @@ fn lists_are_paged_filtered_and_ones_own() {
 fn what_is_foreign_does_not_exist_and_is_reported() {
     let service = Service::start(scratch().path(), &[]);
     let (alice, of_alice) = issue(&service, "alice");
-    let (bob, _) = issue(&service, "bob");
     let job = service.post("/jobs", &alice, json!({ "name": "secret" })).text("id");
     let absent = "019a9d5a-7c00-7abc-8def-0123456789ab";
     let malformed = ["1", "01", "%31", "019A9D5A-7C00-7ABC-8DEF-0123456789AB", "x%00", "..%2f"];
-    for (method, path, id, body) in [
+    let asked = [
         ("GET", "/api/keys/{id}", &of_alice, None),
         ("PATCH", "/api/keys/{id}", &of_alice, Some(json!({ "name": "mine now" }))),
         ("DELETE", "/api/keys/{id}", &of_alice, None),
@@ -219,7 +218,10 @@ fn what_is_foreign_does_not_exist_and_is_reported() {
         ("GET", "/jobs/{id}", &job, None),
         ("DELETE", "/jobs/{id}", &job, None),
         ("GET", "/users/{id}/jobs", &"alice".to_owned(), None),
-    ] {
+    ];
+    for (n, (method, path, id, body)) in asked.into_iter().enumerate() {
+        // Of one caller and target there would be one alert.
+        let (bob, _) = issue(&service, &format!("bob{n}"));
         let send = |id: &str| service.send(method, &path.replace("{id}", id), &bob, body.clone());
         let before = service.alerts("foreign_access");
         let foreign = send(id);

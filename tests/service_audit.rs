@@ -16,7 +16,7 @@ use std::{path::Path, process::Command, time::Duration};
 use keyward::{
     AdminProof,
     audit::{AuditLog, ChainHead, Verified},
-    store::SqliteStore,
+    store::{AuditStore, SqliteStore},
 };
 use serde_json::{Value, json};
 use service_process::{Service, scratch, setting};
@@ -114,6 +114,32 @@ fn a_killed_writer_leaves_a_whole_chain() {
     println!("{says}");
 }
 
+/// What takes no credential must not fill the disk: refusals are counted, and nothing is kept for ever.
+#[test]
+#[cfg_attr(not(debug_assertions), ignore = "a release build does not let its time be set")]
+fn the_log_is_kept_for_ninety_days_unless_it_shall_be_longer() {
+    let folder = scratch();
+    let clock = folder.path().join("clock");
+    let run = |day: &str, settings: &[(&str, &str)]| {
+        std::fs::write(&clock, format!("{day}T12:00:00Z")).unwrap();
+        let time = ("KEY_SERVICE_TEST_CLOCK", clock.to_str().unwrap());
+        let service = Service::start(folder.path(), &[&[time], settings].concat());
+        for _ in 0..200 {
+            assert_eq!(service.get("/whoami", "").status, 401);
+        }
+        assert_eq!(service.stop().code, Some(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let store = runtime.block_on(SqliteStore::open(folder.path().join("keyward.db"))).unwrap();
+        runtime.block_on(store.entries_after(0, 1000)).unwrap()
+    };
+    let entries = run("2026-01-01", &[]);
+    let refused = entries.iter().filter(|entry| &*entry.event == "access.refused");
+    assert_eq!(refused.map(|entry| entry.count).collect::<Vec<_>>(), [None, Some(199)]);
+    let first = entries.first().unwrap().at;
+    assert_eq!(run("2026-05-01", &[("KEYWARD_AUDIT_RETENTION_DAYS", "0")]).first().unwrap().at, first);
+    assert!(run("2026-05-02", &[]).first().unwrap().at > first);
+}
+
 #[test]
 fn two_processes_on_one_file_write_one_chain() {
     let folder = scratch();
@@ -122,14 +148,15 @@ fn two_processes_on_one_file_write_one_chain() {
     let admin = one.admin_key.clone();
     std::thread::scope(|scope| {
         for service in [&one, &two] {
+            let admin = &admin;
             scope.spawn(move || {
                 for _ in 0..100 {
-                    assert_eq!(service.get("/whoami", "kw_live_junk").status, 401);
+                    assert_eq!(service.get("/api/keys", admin).status, 200);
                 }
             });
         }
     });
-    let log = two.get("/admin/audit?event=access.refused&limit=200", &admin).json();
+    let log = two.get("/admin/audit?event=tokens.listed&limit=200", &admin).json();
     let seen = events(&log).len();
     assert!((100..=200).contains(&seen), "all of its own, and what the other has written: {seen}");
     assert_eq!((one.stop().code, two.stop().code), (Some(0), Some(0)));

@@ -68,6 +68,7 @@ fn the_whole_service_can_be_set_by_the_file() {
         debug_ownership = true
         max_failures_per_minute = 0
         watch = false
+        audit_retention_days = 365
         bootstrap = "register"
         enable_login = true
         allow_dev_login_in_release = true

@@ -169,7 +169,7 @@ async fn where_the_oldest_gives_way_there_is_never_one_too_many() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_rotation_does_not_save_a_key_from_its_revocation() {
-    let world = World::new(|builder| builder.with_max_active(None)).await;
+    let world = World::new(|builder| builder.with_max_active(None).with_creation_limit(None)).await;
     let gates = world.managers.each_ref().map(Gatekeeper::new);
     let mut rotated = 0;
     for round in 0..rounds() {
@@ -222,7 +222,7 @@ async fn a_rotation_does_not_save_a_key_from_its_revocation() {
 /// A key in use, and new ones being made, while its user is offboarded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_who_is_offboarded_goes_on() {
-    let world = World::new(|builder| builder.with_max_active(None)).await;
+    let world = World::new(|builder| builder.with_max_active(None).with_creation_limit(None)).await;
     let gate = Gatekeeper::new(&world.managers[0]);
     let accepted = Arc::new(AtomicUsize::new(0));
     for round in 0..rounds() {

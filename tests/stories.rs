@@ -24,7 +24,7 @@ use std::{
 use keyward::{
     UserId,
     secret::TokenDigest,
-    store::{SqliteStore, TokenStore},
+    store::{AuditStore, SqliteStore, TokenStore},
     testing::ManualClock,
     time::{Clock, UnixTime},
     token::{KeyFormat, TokenRecord},
@@ -141,6 +141,17 @@ impl World {
             }
             patience.or(|| format!("{query}: {least} expected, there is {entries:?}"));
         }
+    }
+
+    /// How many entries of refused requests there are when the service has ended, and how many requests they stand
+    /// for.
+    fn refusals_at_the_end(self) -> (usize, u64) {
+        assert_eq!(self.service.stop().code, Some(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let store = runtime.block_on(SqliteStore::open(self.folder.path().join("keyward.db"))).unwrap();
+        let entries = runtime.block_on(store.entries_after(0, 10_000)).unwrap();
+        let refused = entries.iter().filter(|entry| &*entry.event == "access.refused");
+        refused.fold((0, 0), |(told, requests), entry| (told + 1, requests + entry.count.unwrap_or(1)))
     }
 
     /// That the audit log says so, of any entry that `query` asks for.
@@ -392,7 +403,7 @@ fn corrupt(world: &World) -> PathBuf {
 #[test]
 #[cfg_attr(not(debug_assertions), ignore = "a release build does not let its time be set")]
 fn issue_5_token_never_expires() {
-    let world = World::new(&[]);
+    let world = World::new(&[("KEYWARD_AUDIT_RETENTION_DAYS", "400")]);
     let daily = world.issue("alice");
     let make = |body: Value| world.post("/api/keys", &daily.key, &body);
     for days in [json!(0), json!(-1), json!(366), json!(36_500)] {
@@ -538,7 +549,9 @@ fn issue_8_tokens_are_guessed_by_brute_force() {
     let world = World::new(&[]);
     let (alice, bob) = (world.issue("alice"), world.issue("bob"));
     assert_eq!(world.whoami(&alice.key), 200);
+    let refused = Cell::new(0);
     let guess = |address: &str| {
+        refused.set(refused.get() + 1);
         let key = KeyFormat::default().generate().unwrap();
         world.from(address, "GET", "/whoami", key.expose(), &Value::Null)
     };
@@ -560,7 +573,12 @@ fn issue_8_tokens_are_guessed_by_brute_force() {
     assert!((1..=60).contains(&wait));
     world.service.wait_for_alerts("brute_force", 1);
     world.assert_audited("event=brute_force", &json!({ "client_ip": ELSEWHERE, "alert": true }));
-    world.audited("event=access.refused", failures);
+    for (address, refusal) in
+        [(ELSEWHERE, "unknown"), (ELSEWHERE, "revoked"), (ELSEWHERE, "too_many_failures")]
+    {
+        let first = json!({ "client_ip": address, "refusal": refusal, "count": null });
+        world.assert_audited("event=access.refused", &first);
+    }
 
     // Whoever sits at the same address and whoever does not goes on working.
     // Keys that are not known at this moment are looked up, ten a second.
@@ -581,12 +599,16 @@ fn issue_8_tokens_are_guessed_by_brute_force() {
     // At a hundred a minute, one of a million keys of 190 bits is not found before the sun is gone.
     let secret = alice.key.rsplit('_').next().unwrap();
     assert!(secret.len() >= 33, "{}", secret.len());
+    // What is alike is counted, and no guess is forgotten: nor is the use of the dead key.
+    let (told, guesses) = world.refusals_at_the_end();
+    assert_eq!(guesses, refused.get() + 1);
+    assert!(told < 150, "{told}");
 }
 
 #[test]
 #[cfg_attr(not(debug_assertions), ignore = "a release build does not let its time be set")]
 fn issue_9_token_database_grows_without_bound() {
-    let world = World::new(&[]);
+    let world = World::new(&[("KEYWARD_AUDIT_RETENTION_DAYS", "1000")]);
     let most = Cell::new(0);
     let stored = || {
         let stored = world.clean_up()["stored"].as_u64().unwrap();

@@ -7,10 +7,11 @@ mod clock;
 mod jobs;
 mod metrics;
 mod routes;
+mod server;
 mod settings;
 mod tokens;
 
-use std::{collections::HashSet, error::Error, io::Write, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, error::Error, io::Write, sync::Arc, time::Duration};
 
 use keyward::{
     AdminProof, AuthLayer, TokenManager, UserId,
@@ -29,6 +30,7 @@ use tokio::{net::TcpListener, signal, sync::watch};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use clock::clock;
+use server::Bounds;
 use settings::{BootstrapMode, Database, KeySource, Settings};
 
 /// The user whose key the first start prints.
@@ -116,10 +118,8 @@ async fn serve_tokens(
             () = metrics::keep_up(recorder) => {}
         }
     });
-    let service = app.into_make_service_with_connect_info::<SocketAddr>();
-    let serving = axum::serve(listener, service).with_graceful_shutdown(stopped(stop.clone())).into_future();
     tokio::select! {
-        result = serving => result?,
+        () = server::serve(listener, app, Bounds::default(), stopped(stop.clone())) => {}
         () = cut_off(stop) => tracing::warn!("requests that took longer than ten seconds were cut off"),
     }
     served.send_replace(true);
@@ -138,7 +138,11 @@ async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Bo
         }
         Database::Sqlite(path) => for_both(SqliteStore::open(path).await?),
     };
-    let (audit, log) = AuditLog::builder(entries).with_clock(clock()).build();
+    let log = AuditLog::builder(entries).with_clock(clock());
+    let (audit, log) = match settings.audit_retention {
+        Some(age) => log.with_retention(age).build(),
+        None => log.build(),
+    };
     let builder = TokenManager::builder(store).with_clock(clock()).with_roles(roles(settings));
     let builder = builder.with_audit((TracingSink, audit));
     let builder = match settings.watch {

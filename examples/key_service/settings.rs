@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) debug_ownership: bool,
     /// Whether unusual use of keys raises alerts.
     pub(crate) watch: bool,
+    /// For how long the audit log is kept; for ever if there is none.
+    pub(crate) audit_retention: Option<Duration>,
     pub(crate) bootstrap: BootstrapMode,
     /// With one the service starts even without its store.
     pub(crate) emergency: Option<EmergencyAuth>,
@@ -86,6 +88,7 @@ impl Settings {
                 .map(FailureLimit::per_minute),
             debug_ownership: config.switch("debug_ownership").or(false),
             watch: config.switch("watch").or(true),
+            audit_retention: read_audit_retention(config),
             bootstrap: config.value("bootstrap").refuse_empty().or(BootstrapMode::Admin),
             emergency: read_emergency(config),
             jwt: JwtSettings::read(config),
@@ -107,6 +110,13 @@ fn check_listen(text: String) -> Result<String, &'static str> {
         is_host && !bare.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
     });
     if is_right { Ok(text) } else { Err("must be an address and a port, such as `127.0.0.1:3000`") }
+}
+
+fn read_audit_retention(config: &mut Reader) -> Option<Duration> {
+    match config.number("audit_retention_days", 0..=36_500_u32).or(90) {
+        0 => None,
+        days => Some(Duration::from_secs(u64::from(days) * 86_400)),
+    }
 }
 
 fn read_proxies(config: &mut Reader) -> Option<TrustedProxies> {
@@ -355,6 +365,8 @@ mod tests {
             ("KEYWARD_MAX_FAILURES_PER_MINUTE", "-1"),
             ("KEYWARD_MAX_FAILURES_PER_MINUTE", "many"),
             ("KEYWARD_WATCH", "often"),
+            ("KEYWARD_AUDIT_RETENTION_DAYS", "a year"),
+            ("KEYWARD_AUDIT_RETENTION_DAYS", "-1"),
             ("KEYWARD_BOOTSTRAP", "anybody"),
             ("KEYWARD_BOOTSTRAP", ""),
             ("KEYWARD_EMERGENCY_KEY_SHA256", ""),

@@ -9,7 +9,7 @@ use axum::{
 };
 
 use crate::{
-    error::{AuthError, AuthErrorKind, NotOwner},
+    error::{AuthError, AuthErrorKind, NotOwner, Refusal},
     layer::Problem,
     manage::TokenError,
 };
@@ -85,6 +85,11 @@ impl From<TokenError> for ApiError {
             ),
             TokenError::LimitReached => {
                 Self::new(StatusCode::CONFLICT, "There are as many active keys as allowed; revoke one first.")
+            }
+            TokenError::TooFast { retry_in } => {
+                AuthError::because(AuthErrorKind::TooManyRequests, Refusal::RateLimited)
+                    .retry_in(retry_in)
+                    .into()
             }
             TokenError::UserExists => Self::new(StatusCode::CONFLICT, "The user id is taken."),
             TokenError::OwnerInactive => {

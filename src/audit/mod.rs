@@ -26,7 +26,8 @@
 //!
 //! * Recording an event takes no longer when the store, or whoever receives events, is slow or gone.
 //! * A queue is bounded. What does not fit is counted, and the count is an event itself, `audit.dropped`. Alerts
-//!   have room of their own, 256 by default, that other events cannot take.
+//!   have room of their own, 256 by default, that other events cannot take, and changes have half a queue that
+//!   refused requests cannot take.
 //! * Entries are written in one transaction with the end of the chain, so that several processes on one store
 //!   write one chain, and a process that is killed leaves a whole one.
 //! * [`AuditLog::verify`] finds any change, gap, addition and exchange of entries, and names the first.
@@ -38,8 +39,9 @@
 //! that belongs to it. Only a copy elsewhere shows that: note the [head](AuditLog::head) from time to time where
 //! the database's users cannot write, and give it to `verify`; or send the events themselves elsewhere.
 //!
-//! Each refused request is an entry, of about 400 bytes with its indexes in SQLite, and at most about 20 000 are
-//! written in a second: set a [retention](AuditLogBuilder::with_retention).
+//! An entry takes about 400 bytes with its indexes in SQLite. Requests that are refused again and again are one entry a
+//! minute for each client and reason, with their number ([`QueueSink`]); from ever other addresses that is 260
+//! entries a minute, so set a [retention](AuditLogBuilder::with_retention).
 //!
 //! # The chain
 //!
@@ -61,6 +63,7 @@
 //! ```
 
 mod delivery;
+mod folds;
 mod log;
 mod queue;
 #[cfg(feature = "webhooks")]

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
+use super::folds::{Fate, Folds};
 use crate::{
     count::{self, Level},
     event::{AuditSink, Event, EventKind},
@@ -23,8 +24,19 @@ const CAPACITY: (usize, usize) = (1024, 256);
 /// A sink that puts events into a bounded queue, to be taken out elsewhere. Cloning shares the queue.
 ///
 /// Recording an event copies it and never waits for whoever takes it out. An event that finds the queue full
-/// is counted and not copied; alerts find room for longer than others. What was lost is an event of its own
-/// ([`EventKind::AuditDropped`]), which stands behind those that were waiting at the time.
+/// is counted and not copied. What was lost is an event of its own ([`EventKind::AuditDropped`]), which stands
+/// behind those that were waiting at the time.
+///
+/// Whoever makes many events must not push out those that matter more, so the room for events is shared like
+/// this: access, granted or refused, which takes no credential, finds the first half; what has changed nothing,
+/// such as a list that was read or an operation that was refused, finds three quarters; changes find all of it,
+/// and alerts the room beyond as well.
+///
+/// Of requests that are refused for the same reason, from the same address and with the same token if it is known,
+/// the first is recorded at once. All others of that minute are one event at its end, [`Event::times`] of which is
+/// their number; [`recv_batch`](EventQueue::recv_batch) gives it out with whatever comes then. An IPv6 address
+/// counts by its /64, and when there are more than 128 such things within a minute, the others go by the reason
+/// alone.
 ///
 /// ```
 /// use keyward::{TokenManager, UserId, audit::QueueSink, event::TracingSink};
@@ -76,11 +88,11 @@ impl QueueSink {
         Self::with_capacity(events, alerts)
     }
 
-    /// A queue for `events` events, at least one, and `alerts` more alerts. Each takes about 200 bytes, its own
+    /// A queue for `events` events, at least two, and `alerts` more alerts. Each takes about 200 bytes, its own
     /// texts included.
     #[must_use]
     pub fn with_capacity(events: usize, alerts: usize) -> (Self, EventQueue) {
-        let shared = Arc::new(Shared::new(events.max(1), alerts));
+        let shared = Arc::new(Shared::new(events.max(2), alerts));
         let sender = Arc::new(Sender(Arc::clone(&shared)));
         (Self { sender, alerts_only: false }, EventQueue { shared })
     }
@@ -107,7 +119,7 @@ impl AuditSink for QueueSink {
     fn record(&self, event: &Event) {
         let alert = event.kind.is_alert();
         if alert || !self.alerts_only {
-            self.shared().offer(event, alert);
+            self.shared().offer(event);
         }
     }
 }
@@ -122,26 +134,39 @@ impl EventQueue {
     /// Waits for events and takes out at most `max` of them, in the order in which they happened. `None` once
     /// all sinks are dropped and nothing waits any more. Giving up the wait loses nothing.
     pub async fn recv_batch(&mut self, max: usize) -> Option<Vec<Event>> {
-        let batch = self.batch(max, false).await?;
+        let batch = self.batch(max, false, false).await?;
         self.shared.settle(&batch);
         Some(batch)
     }
 
-    pub(super) async fn batch(&mut self, max: usize, alerts_first: bool) -> Option<Vec<Event>> {
+    /// With a timer, which the runtime must have, what is held back comes as soon as its minute is over.
+    pub(super) async fn batch(&mut self, max: usize, alerts_first: bool, timer: bool) -> Option<Vec<Event>> {
         loop {
             if let Some(batch) = self.try_batch(max, alerts_first) {
                 return Some(batch);
             }
             if self.shared.lock().abandoned {
-                return None;
+                return self.rest(max, alerts_first);
             }
             // What has arrived since the look is remembered.
-            self.shared.arrived.notified().await;
+            let arrived = self.shared.arrived.notified();
+            let due_in = self.shared.folds().due_in();
+            match due_in.filter(|_| timer) {
+                Some(wait) => drop(tokio::time::timeout(wait, arrived).await),
+                None => arrived.await,
+            }
         }
+    }
+
+    /// What waits or is held back, if anything is.
+    pub(super) fn rest(&mut self, max: usize, alerts_first: bool) -> Option<Vec<Event>> {
+        self.shared.release(true);
+        self.try_batch(max, alerts_first)
     }
 
     /// What waits, if anything does.
     pub(super) fn try_batch(&mut self, max: usize, alerts_first: bool) -> Option<Vec<Event>> {
+        self.shared.release(false);
         let mut batch = self.shared.take(max.max(1), alerts_first);
         if batch.is_empty() {
             return None;
@@ -162,6 +187,7 @@ pub(super) struct Shared {
     capacity: usize,
     reserve: usize,
     waiting: Mutex<Waiting>,
+    folds: Mutex<Folds>,
     /// As many as wait, or did a moment ago: a full queue is seen without the lock.
     length: AtomicUsize,
     arrived: Notify,
@@ -208,6 +234,7 @@ impl Shared {
             capacity,
             reserve,
             waiting: Mutex::new(Waiting { events, ..Waiting::default() }),
+            folds: Mutex::default(),
             length: AtomicUsize::new(0),
             arrived: Notify::new(),
             settled: watch::Sender::new(0),
@@ -218,8 +245,52 @@ impl Shared {
         }
     }
 
-    fn offer(&self, event: &Event, alert: bool) {
-        let room = if alert { self.capacity.saturating_add(self.reserve) } else { self.capacity };
+    /// How many may wait already when an event of this kind enters.
+    fn room_for(&self, kind: EventKind) -> usize {
+        match kind {
+            kind if kind.is_alert() => self.capacity.saturating_add(self.reserve),
+            EventKind::AccessRefused(_) | EventKind::AccessGranted => self.capacity.div_ceil(2),
+            EventKind::TokenRead
+            | EventKind::TokensListed
+            | EventKind::UserRead
+            | EventKind::OperationRefused(_)
+            | EventKind::OperationFailed => self.capacity - self.capacity / 4,
+            _ => self.capacity,
+        }
+    }
+
+    fn offer(&self, event: &Event) {
+        if matches!(event.kind, EventKind::AccessRefused(_)) && self.is_held(event) {
+            return;
+        }
+        self.enter(event, self.room_for(event.kind));
+    }
+
+    /// Whether the event is told with others like it, later.
+    fn is_held(&self, event: &Event) -> bool {
+        let fate = {
+            let mut folds = self.folds();
+            // Looked at under the lock, so that what is held is lost with the queue, and counted.
+            if self.length.load(Relaxed) == usize::MAX { Fate::Told } else { folds.fold(event) }
+        };
+        if fate == Fate::HeldFirst {
+            // Somebody must wait for its minute to be over.
+            self.arrived.notify_one();
+        }
+        fate != Fate::Told
+    }
+
+    /// Enters what was held back and is due, or all of it: little that stands for much, and about to be taken out.
+    fn release(&self, all: bool) {
+        let released = self.folds().release(all);
+        released.iter().for_each(|event| self.enter(event, usize::MAX));
+    }
+
+    fn folds(&self) -> MutexGuard<'_, Folds> {
+        self.folds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, event: &Event, room: usize) {
         if self.length.load(Relaxed) < room {
             let copy = event.clone();
             let mut waiting = self.lock();
@@ -240,7 +311,7 @@ impl Shared {
     pub(super) fn lose(&self, event: &Event) {
         let lost = match event.kind {
             EventKind::AuditDropped { events, alerts } => Dropped { events, alerts },
-            kind => Dropped { events: 1, alerts: kind.is_alert().into() },
+            kind => Dropped { events: event.times, alerts: if kind.is_alert() { event.times } else { 0 } },
         };
         self.unreported.add(lost, event.at);
         if !matches!(event.kind, EventKind::AuditDropped { .. }) {
@@ -291,7 +362,7 @@ impl Shared {
         self.waits.set(0);
         self.room.iter().for_each(|level| level.set(0));
         drop(waiting);
-        left.iter().for_each(|event| self.lose(event));
+        left.iter().chain(&self.folds().release(true)).for_each(|event| self.lose(event));
         self.settled.send_replace(u64::MAX);
     }
 
@@ -350,7 +421,7 @@ impl Lost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Alert;
+    use crate::{error::Refusal, event::Alert};
 
     fn event(millis: i64) -> Event {
         Event { at: UnixTime::from_millis(millis), ..Event::new(EventKind::TokenCreated) }
@@ -381,6 +452,44 @@ mod tests {
         sink.record(&event(9));
         assert_eq!(times(&queue.recv_batch(10).await.unwrap()), [9]);
         assert_eq!(sink.dropped(), Dropped { events: 4, alerts: 2 }, "the sum stays");
+    }
+
+    #[tokio::test]
+    async fn what_takes_no_credential_and_what_changes_nothing_leave_room_for_changes() {
+        let (sink, mut queue) = QueueSink::with_capacity(8, 2);
+        let flood = |kind: EventKind| (0..100).for_each(|_| sink.record(&Event::new(kind)));
+        flood(EventKind::AccessRefused(Refusal::NoCredential));
+        flood(EventKind::AccessGranted);
+        flood(EventKind::TokensListed);
+        flood(EventKind::OperationRefused(Refusal::LimitReached));
+        flood(EventKind::TokenCreated);
+        flood(EventKind::Alert(Alert::HoneytokenUsed));
+        let mut names: Vec<_> =
+            queue.recv_batch(100).await.unwrap().iter().map(|event| event.kind.name()).collect();
+        names.dedup_by_key(|name| *name);
+        assert_eq!(sink.dropped(), Dropped { events: 491, alerts: 98 });
+        let access = ["access.refused", "access.granted"];
+        let others = ["tokens.listed", "token.created", "honeytoken_used", "audit.dropped"];
+        assert_eq!(names, [&access[..], &others].concat());
+    }
+
+    #[tokio::test]
+    async fn refusals_that_are_held_back_are_told_at_the_end_or_counted_as_lost() {
+        let refused = Event::new(EventKind::AccessRefused(Refusal::NoCredential));
+        let (sink, mut queue) = QueueSink::new();
+        (0..100).for_each(|_| sink.record(&refused));
+        let first = queue.recv_batch(9).await.unwrap();
+        assert_eq!(first.iter().map(Event::count).collect::<Vec<_>>(), [None]);
+        drop(sink);
+        let rest = queue.recv_batch(9).await.unwrap();
+        assert_eq!(rest.iter().map(Event::count).collect::<Vec<_>>(), [Some(99)]);
+        assert!(queue.recv_batch(9).await.is_none());
+
+        let (sink, queue) = QueueSink::new();
+        (0..100).for_each(|_| sink.record(&refused));
+        drop(queue);
+        (0..100).for_each(|_| sink.record(&refused));
+        assert_eq!(sink.dropped(), Dropped { events: 200, alerts: 0 });
     }
 
     #[tokio::test]

@@ -104,10 +104,10 @@ impl<D: Destination> Worker<D> {
             tokio::select! {
                 biased;
                 () = stopped(&mut self.stop) => self.stopping = true,
-                events = self.queue.batch(max, alerts_first) => return events,
+                events = self.queue.batch(max, alerts_first, true) => return events,
             }
         }
-        self.queue.try_batch(max, alerts_first)
+        self.queue.rest(max, alerts_first)
     }
 
     async fn deliver(&mut self, events: Vec<Event>) {
@@ -200,6 +200,7 @@ mod tests {
     use super::*;
     use crate::{
         audit::QueueSink,
+        error::Refusal,
         event::{Alert, AuditSink, EventKind},
     };
 
@@ -231,6 +232,26 @@ mod tests {
         fn plan(&self) -> DeliveryPlan {
             self.plan.lock().unwrap().clone()
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_that_go_on_are_delivered_once_a_minute() {
+        let fake = Arc::new(Fake::default());
+        let (sink, queue) = QueueSink::new();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let work = tokio::spawn(queue.run(fake.clone(), async { drop(stopped.await) }));
+        let delivered = || fake.got.lock().unwrap().iter().map(|(_, names)| names.len()).sum::<usize>();
+        let refused = Event::new(EventKind::AccessRefused(Refusal::NoCredential));
+        for minute in 1..=5 {
+            (0..1000).for_each(|_| sink.record(&refused));
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            assert_eq!(delivered(), minute, "the first, and one for each minute that is over");
+            tokio::time::sleep(Duration::from_secs(31)).await;
+        }
+        (0..1000).for_each(|_| sink.record(&refused));
+        drop(stop);
+        work.await.unwrap();
+        assert_eq!((delivered(), sink.dropped().events), (7, 0));
     }
 
     fn created(sink: &QueueSink) {

@@ -6,7 +6,9 @@ use super::Outcome;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Alert {
-    /// A user asked for a resource or token of somebody else, and was told that there is none.
+    /// A user asked for a resource or token of somebody else, and was told that there is none. Of the same caller
+    /// and target it is said the first time, the 10th, the 100th and so on within an hour, with how many there were
+    /// in between as the event's count; of a caller who tries more than 32 targets, all further ones count as one.
     ForeignAccess,
     /// A store returned somebody else's record; it was dropped.
     ForeignRecord,

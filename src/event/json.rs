@@ -43,7 +43,7 @@ impl Serialize for Event {
             request_id: self.request_id.as_deref(),
             refusal: self.kind.refusal().map(Refusal::as_str),
             reason: self.reason.as_deref(),
-            count: self.kind.count(),
+            count: self.count(),
         };
         view.serialize(serializer)
     }

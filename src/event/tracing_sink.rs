@@ -17,7 +17,7 @@ use crate::error::Refusal;
 /// | `client.address` | the client's address |
 /// | `request.id` | the request's id |
 /// | `reason` | the reason of an administrator, or details |
-/// | `count` | [`EventKind::count`] |
+/// | `count` | [`Event::count`] |
 ///
 /// Texts are written with escapes, so that no name can start a new line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,7 +40,7 @@ impl AuditSink for TracingSink {
                     client.address = event.client_ip.as_ref().map(tracing::field::display),
                     request.id = event.request_id.as_deref().map(tracing::field::debug),
                     reason = event.reason.as_deref().map(tracing::field::debug),
-                    count = event.kind.count(),
+                    count = event.count(),
                     $message
                 )
             };

@@ -34,7 +34,6 @@ mod suspects;
 
 pub use failures::FailureLimit;
 pub(crate) use failures::{Entry, Turn, Waited, too_many};
-#[cfg(feature = "api")]
 pub(crate) use gcra::Gcra;
 pub(crate) use gcra::RateMeter;
 pub(crate) use gcra::nanos;
@@ -42,7 +41,6 @@ pub(crate) use limiter::{Exceeded, Limiter, TokenMeter};
 pub(crate) use meters::{Meter, Meters};
 pub use quota::QuotaUse;
 pub(crate) use suspects::Over;
-#[cfg(feature = "api")]
 pub(crate) use suspects::Suspect;
 
 /// The longest time that a rate limit may spread its requests over.
@@ -85,6 +83,12 @@ impl RateLimit {
     pub(crate) fn per_minute(requests: u32) -> Self {
         let requests = NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN);
         Self { requests, period: Duration::from_secs(60) }
+    }
+
+    /// `requests` in an hour, but at least one.
+    pub(crate) fn per_hour(requests: u32) -> Self {
+        let requests = NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN);
+        Self { requests, period: Duration::from_secs(3600) }
     }
 
     /// How many requests.

@@ -11,7 +11,7 @@ use crate::{
     event::{Audit, AuditSink, Episodes, TracingSink},
     id::TokenIds,
     limit::{Meters, RateLimit},
-    manage::{Issuing, TokenManager, maintenance::Maintenance},
+    manage::{Issuing, TokenManager, maintenance::Maintenance, pace::Pace},
     principal::RoleDirectory,
     secret::Pepper,
     store::{
@@ -69,6 +69,7 @@ pub struct TokenManagerBuilder {
     staleness: Duration,
     capacity: usize,
     max_active: Option<u32>,
+    pace: Option<RateLimit>,
     when_full: WhenFull,
     retention: Duration,
     warnings: Vec<Duration>,
@@ -98,6 +99,7 @@ impl TokenManagerBuilder {
             staleness: Duration::from_secs(5),
             capacity: 100_000,
             max_active: Some(100),
+            pace: Some(RateLimit::per_hour(300)),
             when_full: WhenFull::Refuse,
             retention: 30 * DAY,
             warnings: vec![30 * DAY, 7 * DAY, DAY],
@@ -204,6 +206,21 @@ impl TokenManagerBuilder {
         self
     }
 
+    /// How many tokens a user may make and rotate with a credential of their own: 300 an hour, which may be used
+    /// at once. `None` is no limit.
+    ///
+    /// Without one, whoever makes and revokes tokens in a loop fills the disk: tokens that have ended are kept for
+    /// the [retention](Self::with_retention), and [`with_max_active`](Self::with_max_active) does not count them.
+    /// Choose more where one user hands out many tokens that live shortly, such as one for each build.
+    ///
+    /// Users of [`register_anybody`](TokenManager::register_anybody) count by their address, an IPv6 one by its /64.
+    /// What the program does itself in the name of a [`UserId`](crate::UserId) does not count, nor what an
+    /// administrator does. The counts are this process's own.
+    pub fn with_creation_limit(mut self, limit: Option<RateLimit>) -> Self {
+        self.pace = limit;
+        self
+    }
+
     /// What to do when a user has as many active tokens as they may; [`WhenFull::Refuse`] by default.
     pub fn with_when_full(mut self, when_full: WhenFull) -> Self {
         self.when_full = when_full;
@@ -271,6 +288,7 @@ impl TokenManagerBuilder {
         let issuing = Issuing {
             ids: TokenIds::default(),
             max_active: self.max_active,
+            pace: self.pace.map(Pace::new),
             when_full: self.when_full,
             maintenance: Maintenance::new(self.retention, self.warnings),
             rights: tokio::sync::RwLock::default(),

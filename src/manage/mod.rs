@@ -20,6 +20,7 @@ mod listing;
 mod living;
 mod maintenance;
 mod operations;
+mod pace;
 mod register;
 mod report;
 mod request;
@@ -67,6 +68,7 @@ pub struct TokenManager {
 struct Issuing {
     ids: TokenIds,
     max_active: Option<u32>,
+    pace: Option<pace::Pace>,
     when_full: WhenFull,
     maintenance: maintenance::Maintenance,
     /// Shared by what hands out rights, taken alone by what takes them away: so a key that is revoked while
@@ -109,8 +111,8 @@ impl TokenManager {
     /// [`revoke_cascade`](Self::revoke_cascade).
     ///
     /// # Errors
-    /// [`TokenError::Invalid`], [`TokenError::BeyondOwnRights`], [`TokenError::LimitReached`] or
-    /// [`TokenError::Store`].
+    /// [`TokenError::Invalid`], [`TokenError::BeyondOwnRights`], [`TokenError::LimitReached`],
+    /// [`TokenError::TooFast`] or [`TokenError::Store`].
     pub async fn create<'a>(
         &self,
         actor: impl Into<Actor<'a>>,

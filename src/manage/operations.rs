@@ -42,6 +42,7 @@ impl TokenManager {
         self.require_standing(owner).await?;
         let limit = new.max_active;
         let (key, record) = self.draft(actor, &owner.clone(), new)?;
+        self.keep_pace(actor)?;
         self.store_new(actor, &record, limit).await?;
         self.inner().invalidate(&record.digest);
         self.confirm(actor, IssuedToken { key, record }).await
@@ -51,6 +52,13 @@ impl TokenManager {
         check_name(&new.name)?;
         check_metadata(&new.metadata)?;
         self.refuse_keys([&*new.name, owner.as_str()], Some(&new.metadata))
+    }
+
+    /// Counts a token that a user makes; an administrator, and the program itself, may make any number.
+    pub(super) fn keep_pace(&self, actor: Actor<'_>) -> Result<(), TokenError> {
+        let (Actor::Principal(principal), Some(pace)) = (actor, &self.issuing.pace) else { return Ok(()) };
+        let counted = pace.count(principal.user_id(), principal.client_ip(), self.lookup.now());
+        counted.map_err(|retry_in| TokenError::TooFast { retry_in })
     }
 
     /// A key and the record of it, within what the actor may hand out.

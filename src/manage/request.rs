@@ -427,6 +427,13 @@ pub enum TokenError {
     /// The user has as many active tokens as allowed.
     #[error("the user has as many active tokens as allowed; revoke one first")]
     LimitReached,
+    /// The user has made as many tokens as allowed for now; see
+    /// [`with_creation_limit`](super::TokenManagerBuilder::with_creation_limit).
+    #[error("the user has made as many tokens as allowed for now; try again later")]
+    TooFast {
+        /// After so long.
+        retry_in: Duration,
+    },
     /// The user is not a new one, or the id is not for new users.
     #[error("the user id is taken")]
     UserExists,
@@ -452,6 +459,7 @@ impl TokenError {
             Self::Conflict => Some(Refusal::Conflict),
             Self::StillUsed => Some(Refusal::StillUsed),
             Self::LimitReached => Some(Refusal::LimitReached),
+            Self::TooFast { .. } => Some(Refusal::RateLimited),
             Self::UserExists => Some(Refusal::UserExists),
             Self::OwnerInactive => Some(Refusal::UserInactive),
             Self::Busy => Some(Refusal::Busy),

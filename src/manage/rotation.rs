@@ -181,6 +181,7 @@ impl TokenManager {
             return Err(TokenError::Conflict);
         }
         let (key, successor) = self.successor(actor, &old)?;
+        self.keep_pace(actor)?;
         // The tokens that end with it now end with another one.
         let what = What::Family([Some(old.digest), Some(successor.digest)], &old.owner);
         let _forget = Forget { inner: self.inner(), what };

@@ -37,7 +37,7 @@
 //! | `keyward_verdict_duration_seconds` | `method` | histogram: verdicts that had to wait, for the store, for keys, for their turn |
 //! | `keyward_jwt_verification_duration_seconds` | | histogram: reading and verifying a JWT that was not seen before, without waiting for keys |
 //! | `keyward_guard_refusals_total` | `reason` | requests that a guard or an extractor behind it refused; `no_credential` where nobody was let pass, `misconfigured` where a layer is missing |
-//! | `keyward_alerts_total` | `alert` | alerts, by [`Alert::name`](crate::event::Alert::name); each kind is there from the start |
+//! | `keyward_alerts_total` | `alert` | alerts, by [`Alert::name`](crate::event::Alert::name), each foreign access as well that is not told of each time; each kind is there from the start |
 //! | `keyward_events_total` | `event` | other audit events, by [`EventKind::name`](crate::event::EventKind::name), but for access |
 //! | `keyward_cache_requests_total` | `cache`, `result` | `hit`, `refused_hit` (known to be no good) or `miss`; cache `api_key` or `jwt` |
 //! | `keyward_cache_entries` | `cache` | gauge: how many are kept; cache `api_key`, `api_key_refused` or `jwt` |

@@ -205,7 +205,7 @@ impl Principal {
     ///
     /// # Errors
     /// [`NotOwner`] when there is no resource, or it is somebody else's: then an alert
-    /// ([`Alert::ForeignAccess`]) has been raised as well.
+    /// ([`Alert::ForeignAccess`]) has been raised as well, or counted if there was one a moment ago.
     pub fn check<F: Findable>(&self, resource: F) -> Result<Checked<F::Resource>, NotOwner> {
         let resource = resource.found().ok_or(NotOwner)?;
         if resource.owner() == self.user_id() {

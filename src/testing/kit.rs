@@ -119,7 +119,7 @@ impl Kit {
         let store = Arc::new(MemoryStore::new());
         let manager = |sink: &RecordingSink| {
             let builder = TokenManager::builder(store.clone()).with_clock(clock.clone());
-            builder.with_audit(sink.clone()).with_max_active(None).build()
+            builder.with_audit(sink.clone()).with_max_active(None).with_creation_limit(None).build()
         };
         Self {
             tokens: manager(&events),

@@ -153,7 +153,7 @@ pub struct AuditEntry {
     pub refusal: Option<Box<str>>,
     /// The reason that an administrator gave, or details.
     pub reason: Option<Box<str>>,
-    /// How many things it is about, where that is a number of its own; at most `i64::MAX`.
+    /// How many things it is about or events it stands for, as [`Event::count`] says; at most `i64::MAX`.
     pub count: Option<u64>,
     /// SHA-256 of the hash of the entry before it and of all the above.
     pub hash: ChainHash,
@@ -213,7 +213,7 @@ impl AuditEntry {
             request_id: event.request_id.clone(),
             refusal: kind.refusal().map(|refusal| Refusal::as_str(refusal).into()),
             reason: event.reason.clone(),
-            count: kind.count().map(|count| count.min(i64::MAX as u64)),
+            count: event.count().map(|count| count.min(i64::MAX as u64)),
             ..Self::empty(head.number.saturating_add(1))
         };
         entry.hash = entry.hash_after(&head.hash);

@@ -38,6 +38,14 @@ pub(super) const ENDLESS_CHILDREN: &str =
     select!("WHERE t.parent = ?1 AND t.revoked_at IS NULL AND t.expires_at IS NULL");
 pub(super) const LIVING_CHILDREN: &str =
     select!("WHERE t.parent = ?1 AND t.revoked_at IS NULL AND t.expires_at > ?2");
+pub(super) const ENDLESS_OF_USER: &str = select!(
+    by "tokens_living",
+    "WHERE t.user_id = ?1 AND t.revoked_at IS NULL AND t.honeytoken IS NULL AND t.expires_at IS NULL"
+);
+pub(super) const LIVING_OF_USER: &str = select!(
+    by "tokens_living",
+    "WHERE t.user_id = ?1 AND t.revoked_at IS NULL AND t.honeytoken IS NULL AND t.expires_at > ?2"
+);
 pub(super) const LIVING_FAMILY: &str = "
     WITH RECURSIVE living (id) AS (
         VALUES (?1)
@@ -75,10 +83,8 @@ pub(super) fn insert_making_room(
     write(connection, |transaction| {
         require_fit(transaction, record)?;
         let (owner, at) = (&record.owner, record.created_at);
-        let sql = select!(
-            "WHERE t.user_id = ?1 AND t.revoked_at IS NULL AND t.honeytoken IS NULL AND (t.expires_at IS NULL OR t.expires_at > ?2)"
-        );
-        let own = readable(transaction, sql, params![owner.as_str(), at.as_millis()])?;
+        let mut own = readable(transaction, ENDLESS_OF_USER, [owner.as_str()])?;
+        own.extend(readable(transaction, LIVING_OF_USER, params![owner.as_str(), at.as_millis()])?);
         let mut ended = Vec::new();
         if let Some(mut chosen) = room.choose(&own, at)?.cloned() {
             Change::revoke(at).apply(&mut chosen)?;

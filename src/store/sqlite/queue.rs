@@ -10,31 +10,62 @@ use crate::store::{StoreError, StoreErrorKind};
 
 const CAPACITY: usize = 1024;
 
-/// Jobs in the order in which they came, for any number of threads to take.
+/// How many urgent jobs are taken before one of the others, if both wait.
+const URGENT_IN_A_ROW: u32 = 4;
+
+/// Jobs for any number of threads to take: urgent ones before the others, each in the order in which they came.
+/// Neither kind can take the other's room, nor keep it waiting for ever.
 pub(super) struct Queue<J> {
     state: Mutex<State<J>>,
     ready: Condvar,
 }
 
 struct State<J> {
-    jobs: VecDeque<J>,
+    urgent: VecDeque<J>,
+    others: VecDeque<J>,
+    urgent_in_a_row: u32,
     open: bool,
+}
+
+impl<J> State<J> {
+    fn next(&mut self) -> Option<J> {
+        if self.urgent_in_a_row < URGENT_IN_A_ROW || self.others.is_empty() {
+            if let Some(job) = self.urgent.pop_front() {
+                self.urgent_in_a_row = self.urgent_in_a_row.saturating_add(1);
+                return Some(job);
+            }
+        }
+        self.urgent_in_a_row = 0;
+        self.others.pop_front()
+    }
 }
 
 impl<J> Queue<J> {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::new(State { jobs: VecDeque::new(), open: true }), ready: Condvar::new() }
+        let (urgent, others) = (VecDeque::new(), VecDeque::new());
+        let state = State { urgent, others, urgent_in_a_row: 0, open: true };
+        Self { state: Mutex::new(state), ready: Condvar::new() }
     }
 
     pub(super) fn push(&self, job: J) -> Result<(), StoreError> {
+        self.push_to(job, |state| &mut state.others)
+    }
+
+    /// For what takes rights away.
+    pub(super) fn push_urgent(&self, job: J) -> Result<(), StoreError> {
+        self.push_to(job, |state| &mut state.urgent)
+    }
+
+    fn push_to(&self, job: J, line: impl Fn(&mut State<J>) -> &mut VecDeque<J>) -> Result<(), StoreError> {
         let mut state = self.lock();
         if !state.open {
             return Err(StoreError::new(StoreErrorKind::Unavailable, "its thread has ended"));
         }
-        if state.jobs.len() >= CAPACITY {
+        let line = line(&mut state);
+        if line.len() >= CAPACITY {
             return Err(StoreError::new(StoreErrorKind::Unavailable, "too many calls are waiting for it"));
         }
-        state.jobs.push_back(job);
+        line.push_back(job);
         drop(state);
         self.ready.notify_one();
         Ok(())
@@ -44,7 +75,7 @@ impl<J> Queue<J> {
     pub(super) fn pop(&self) -> Option<J> {
         let mut state = self.lock();
         loop {
-            if let Some(job) = state.jobs.pop_front() {
+            if let Some(job) = state.next() {
                 return Some(job);
             }
             if !state.open {
@@ -81,11 +112,23 @@ mod tests {
             queue.push(job).unwrap();
         }
         assert_eq!(queue.push(0).unwrap_err().kind(), StoreErrorKind::Unavailable);
+        queue.push_urgent(CAPACITY).unwrap();
         queue.close();
+        assert_eq!(queue.pop(), Some(CAPACITY));
         assert_eq!(queue.push(0).unwrap_err().kind(), StoreErrorKind::Unavailable);
         for job in 0..CAPACITY {
             assert_eq!(queue.pop(), Some(job));
         }
         assert_eq!(queue.pop(), None);
+    }
+
+    #[test]
+    fn urgent_jobs_go_first_and_others_get_their_turn() {
+        let queue = Queue::new();
+        (0..3).for_each(|job| queue.push(job).unwrap());
+        (10..16).for_each(|job| queue.push_urgent(job).unwrap());
+        queue.close();
+        let taken: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(taken, [10, 11, 12, 13, 0, 14, 15, 1, 2]);
     }
 }

@@ -30,13 +30,21 @@ const ADDED: std::ops::Range<usize> = 26..29;
 
 /// The columns that [`decode`] reads, and where from.
 macro_rules! select {
+    (by $index:literal, $rest:literal) => {
+        $crate::store::sqlite::rows::select!(@ concat!(" INDEXED BY ", $index), $rest)
+    };
     ($rest:literal) => {
+        $crate::store::sqlite::rows::select!(@ "", $rest)
+    };
+    (@ $by:expr, $rest:literal) => {
         concat!(
             "SELECT t.id, t.digest, t.user_id, t.name, t.class, t.scopes, t.roles, t.allowed_ips, t.metadata, \
              t.hint, t.created_at, t.created_ip, t.created_by, t.rolling, t.hard_end, t.disabled_at, \
              t.revoked_at, t.successor, t.revision, t.expires_at, t.seal, \
              u.last_used, u.last_used_ip, u.request_count, u.seal, t.n, t.parent, t.limits, t.honeytoken, u.quota, u.habits \
-             FROM tokens AS t LEFT JOIN usage AS u ON u.n = t.n ",
+             FROM tokens AS t",
+            $by,
+            " LEFT JOIN usage AS u ON u.n = t.n ",
             $rest
         )
     };

@@ -9,7 +9,7 @@ use crate::store::StoreErrorKind;
 pub(super) const APPLICATION_ID: i32 = 0x6b77_7264;
 
 /// One script for each version; a version, once released, never changes.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     "
     CREATE TABLE tokens (
         n INTEGER PRIMARY KEY,
@@ -128,6 +128,9 @@ const MIGRATIONS: [&str; 8] = [
 ",
     "
     ALTER TABLE usage ADD COLUMN habits TEXT;
+",
+    "
+    CREATE INDEX tokens_living ON tokens (user_id, expires_at) WHERE revoked_at IS NULL;
 ",
 ];
 

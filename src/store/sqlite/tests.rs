@@ -177,6 +177,11 @@ async fn queries_use_their_indexes() {
         (family::LIVING_CHILDREN, "tokens_children (parent=? AND expires_at>?)"),
         (family::LIVING_FAMILY, "tokens_children (parent=? AND expires_at=?)"),
         (family::LIVING_FAMILY, "tokens_children (parent=? AND expires_at>?)"),
+        (queries::ACTIVE, "tokens_living (user_id=? AND expires_at=?)"),
+        (queries::ACTIVE, "tokens_living (user_id=? AND expires_at>?)"),
+        (queries::UNREVOKED, "tokens_living (user_id=?)"),
+        (family::ENDLESS_OF_USER, "tokens_living (user_id=? AND expires_at=?)"),
+        (family::LIVING_OF_USER, "tokens_living (user_id=? AND expires_at>?)"),
         (upkeep::WAITING, "tokens_warn_from"),
         (family::CHILDREN, "tokens_parent"),
         (family::MINTED, "tokens_created_by"),
@@ -230,11 +235,34 @@ async fn calls_beyond_the_queue_are_refused_at_once() {
 }
 
 #[tokio::test]
+async fn what_takes_rights_away_is_done_before_the_keys_that_somebody_makes() {
+    let (_directory, _path, store) = open().await;
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let mut blocked = Box::pin(store.writer.call(move |_| Ok(gate.recv().is_ok())));
+    std::future::poll_fn(|context| std::task::Poll::Ready(blocked.as_mut().poll(context).is_ready())).await;
+    let records: Vec<_> = (0..500).map(record).collect();
+    let mut calls: Vec<_> = records.iter().map(|record| store.insert(record, None)).collect();
+    for call in &mut calls {
+        std::future::poll_fn(|context| std::task::Poll::Ready(call.as_mut().poll(context).is_ready())).await;
+    }
+    let alice = alice();
+    let mut offboarding = store.offboard(&alice, NOW);
+    std::future::poll_fn(|context| std::task::Poll::Ready(offboarding.as_mut().poll(context).is_ready()))
+        .await;
+    release.send(()).unwrap();
+    assert!(blocked.await.unwrap());
+    assert!(offboarding.await.unwrap().is_empty(), "it came first");
+    for call in calls {
+        assert_eq!(call.await.unwrap_err().kind(), StoreErrorKind::OwnerInactive);
+    }
+}
+
+#[tokio::test]
 async fn a_file_of_the_first_version_gets_what_came_later() {
     let (_directory, path, store) = open().await;
     store.insert(&record(1), None).await.unwrap();
     drop(store);
-    let first = "DROP TABLE users; DROP TABLE revoked_jwts; DROP TABLE owners; DROP INDEX tokens_parent; DROP INDEX tokens_children; \
+    let first = "DROP TABLE users; DROP TABLE revoked_jwts; DROP TABLE owners; DROP INDEX tokens_parent; DROP INDEX tokens_children; DROP INDEX tokens_living; \
                  DROP INDEX tokens_created_by; DROP INDEX tokens_warn_from; ALTER TABLE tokens DROP COLUMN warn_from; \
                  ALTER TABLE tokens DROP COLUMN parent; ALTER TABLE tokens DROP COLUMN limits; \
                  ALTER TABLE tokens DROP COLUMN honeytoken; ALTER TABLE usage DROP COLUMN quota; ALTER TABLE usage DROP COLUMN habits; \
@@ -332,7 +360,8 @@ async fn of_ids_that_are_made_up_nothing_stays() {
     };
     assert_eq!(kept(), ["alice", "keyward:admin"]);
     drop(store);
-    let before = "DROP TABLE owners; DROP INDEX tokens_children; ALTER TABLE usage DROP COLUMN habits; \
+    let before = "DROP TABLE owners; DROP INDEX tokens_children; DROP INDEX tokens_living; \
+                  ALTER TABLE usage DROP COLUMN habits; \
                   PRAGMA user_version = 6";
     Connection::open(&path).unwrap().execute_batch(before).unwrap();
     drop(SqliteStore::open(&path).await.unwrap());

@@ -89,7 +89,8 @@ impl Crew {
         self.call_link(|link| work(&mut link.connection)).await
     }
 
-    /// Like [`call`](Self::call), also if the caller gives up: what takes rights away is done.
+    /// Like [`call`](Self::call), also if the caller gives up, and before what others have asked for: what takes
+    /// rights away is done, however many keys somebody makes.
     pub(super) async fn call_surely<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
@@ -110,11 +111,15 @@ impl Crew {
         run: impl FnOnce(&mut Worker) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.push(Box::new(move |worker| {
+        let job: Job = Box::new(move |worker| {
             if abandoned == Abandoned::Do || !reply.is_closed() {
                 let _ = reply.send(run(worker));
             }
-        }))?;
+        });
+        match abandoned {
+            Abandoned::Do => self.queue.push_urgent(job)?,
+            Abandoned::Skip => self.queue.push(job)?,
+        }
         answer.await.unwrap_or_else(|_| {
             Err(StoreError::new(StoreErrorKind::Unavailable, "an internal error ended the call"))
         })
