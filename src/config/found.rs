@@ -62,10 +62,14 @@ fn scalar(value: &Value) -> Option<&str> {
     }
 }
 
-/// A value for the report: in one line, of at most 200 characters, and without the user and password of a URL.
+/// A value for the report: in one line, of at most 200 characters, and without the user, the password and other
+/// secrets of a URL.
 pub(super) fn plain_value(text: &str) -> String {
     let without_password = match text.split_once("://").zip(text.rsplit_once('@')) {
-        Some(((scheme, rest), (_, host))) if rest.contains('@') => format!("{scheme}://{MASKED}@{host}"),
+        Some(((scheme, rest), (_, host))) if rest.contains('@') => {
+            format!("{scheme}://{MASKED}@{}", without_secrets(host))
+        }
+        _ if text.contains("://") => without_secrets(text),
         _ => text.to_owned(),
     };
     let mut shown = one_line(&without_password.chars().take(200).collect::<String>());
@@ -73,6 +77,21 @@ pub(super) fn plain_value(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+/// A URL without what its options say that may be a secret: in the URL of a database the password may be one. A name in
+/// disguise, such as `p%61ssword`, counts as one.
+fn without_secrets(url: &str) -> String {
+    let Some((address, options)) = url.split_once('?') else { return url.to_owned() };
+    let is_secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        ["%", "pass", "secret", "token", "key"].iter().any(|word| name.contains(word))
+    };
+    let options = options.split('&').map(|option| match option.split_once('=') {
+        Some((name, _)) if is_secret(name) => format!("{name}={MASKED}"),
+        _ => option.to_owned(),
+    });
+    format!("{address}?{}", options.collect::<Vec<_>>().join("&"))
 }
 
 /// With escapes instead of control characters, so that nothing that was read looks like more than one line.
@@ -98,6 +117,11 @@ mod tests {
             ("sqlite:keyward.db", "sqlite:keyward.db"),
             ("alice@example.com", "alice@example.com"),
             ("postgres://app:pa@ss/word@db/keys", "postgres://…@db/keys"),
+            (
+                "postgres:///keys?host=/run/db&password=pa=ss&sslmode=require",
+                "postgres:///keys?host=/run/db&password=…&sslmode=require",
+            ),
+            ("postgres://app@db/keys?p%61ssword=pass", "postgres://…@db/keys?p%61ssword=…"),
             ("a\nb\u{1b}[31m", "a\\nb\\u{1b}[31m"),
             ("grün", "grün"),
         ] {

@@ -103,7 +103,7 @@ fn program() -> PathBuf {
 fn command(folder: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program());
     let own = ["API_TOKENS", "RUST_LOG", "KEYWARD_ADMIN_USERS", "KEYWARD_DATABASE_URL", "KEYWARD_BOOTSTRAP"];
-    for name in own.into_iter().chain(["KEYWARD_CONFIG"]) {
+    for name in own.into_iter().chain(["KEYWARD_CONFIG", "KEYWARD_TEST_POSTGRES_URL"]) {
         command.env_remove(name);
     }
     command.current_dir(folder).env("KEYWARD_LISTEN", "127.0.0.1:0").envs(settings.iter().copied());
