@@ -22,6 +22,7 @@ use keyward::{
     testing::{RecordingSink, conformance},
     time::UnixTime,
     token::{Lifetimes, TokenRecord},
+    watch::{Habits, Network},
 };
 use postgres::{Database, Server};
 use tokio::task::JoinSet;
@@ -46,6 +47,18 @@ fn record(number: u64) -> TokenRecord {
     record.expires_at = Some(NOW.saturating_add(Duration::from_secs(86_400)));
     record.rolling = true;
     record
+}
+
+fn habits() -> Box<Habits> {
+    let mut habits = Habits::default();
+    habits.networks.push((Network::of([192, 0, 2, 1].into()), NOW).into());
+    Box::new(habits)
+}
+
+fn noticed(id: TokenId) -> Usage {
+    let mut usage = Usage::new(id, 1, NOW);
+    usage.habits = Some(habits());
+    usage
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long something takes is what is tested")]
@@ -203,12 +216,15 @@ async fn values_that_were_changed_beside_are_noticed() {
         "usage SET last_used = 7",
         "usage SET request_count = request_count - 1",
         "usage SET quota_count = 0",
+        "usage SET habits = NULL",
+        "usage SET habits = '{}'",
     ];
     for (number, change) in (1..).zip(changes) {
         let mut stored = record(number);
         stored.revoked_at = Some(NOW);
         stored.scopes = keyward::scope::Grant::Only(keyward::scope::ScopeSet::empty());
         stored.quota_use = Some(QuotaUse::new(QuotaPeriod::Day, NOW, 3));
+        stored.habits = Some(habits());
         store.insert(&stored, None).await.unwrap();
         assert_eq!(store.find(&stored.digest).await.unwrap(), Some(stored.clone()));
         database
@@ -218,6 +234,7 @@ async fn values_that_were_changed_beside_are_noticed() {
         assert_eq!(kind(again), StoreErrorKind::Corrupt, "{change}");
         // Its use is lost, and does not seal the damage.
         store.record_usage(&[Usage::new(stored.id, 1, NOW)]).await.unwrap();
+        store.record_usage(&[noticed(stored.id)]).await.unwrap();
         assert_eq!(kind(store.find(&stored.digest).await), StoreErrorKind::Corrupt, "{change}, after use");
         assert!(store.list(Owner::User(&user("alice")), Page::first(9)).await.unwrap().is_empty());
         database.run("DELETE FROM usage; DELETE FROM tokens").await;
@@ -442,6 +459,20 @@ async fn changes_are_heard_at_once_and_none_is_missed() {
     assert!(reader.changes(Some(start)).await.unwrap().digests.unwrap().len() >= 3);
     let foreign = keyward::store::ChangeCursor(20_000);
     assert!(reader.changes(Some(foreign)).await.unwrap().digests.is_none());
+}
+
+#[tokio::test]
+async fn what_was_changed_before_the_first_look_is_no_news() {
+    let Some(database) = Database::new() else { return };
+    let (writer, reader) = (database.open().await, database.open().await);
+    let other = database.client().await;
+    // While this is open, later transactions cannot be told from those that end after it.
+    other.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.unwrap();
+    writer.insert(&record(1), None).await.unwrap();
+    let cursor = reader.changes(None).await.unwrap().cursor;
+    writer.insert(&record(2), None).await.unwrap();
+    assert_eq!(reader.changes(Some(cursor)).await.unwrap().digests, Some(vec![record(2).digest]));
+    other.batch_execute("ROLLBACK").await.unwrap();
 }
 
 #[tokio::test]

@@ -39,11 +39,32 @@ pub(super) const MINTED: &str = "
 
 pub(super) const ACTIVE_TO_CHANGE: &str = select!(
     "WHERE t.user_id = $1 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $2) \
+     AND NOT t.honeytoken \
      ORDER BY t.id FOR UPDATE OF t"
 );
 const LIVING_OF: &str =
     select!("WHERE t.id = ANY ($1) AND t.revoked_at IS NULL ORDER BY t.id FOR UPDATE OF t");
-const CHILDREN_TO_CHANGE: &str = select!("WHERE t.parent = $1 ORDER BY t.id FOR UPDATE OF t");
+/// Those that may work. One part for each way of the index, since together they would go through all that ever expired.
+pub(super) const CHILDREN_TO_CHANGE: &str = select!(
+    "WHERE t.id = ANY (ARRAY (
+         SELECT child.id FROM tokens AS child
+         WHERE child.parent = $1 AND child.revoked_at IS NULL AND child.expires_at IS NULL
+         UNION ALL SELECT child.id FROM tokens AS child
+         WHERE child.parent = $1 AND child.revoked_at IS NULL AND child.expires_at > $2
+     )) ORDER BY t.id FOR UPDATE OF t"
+);
+/// Those that may work, through others that may.
+pub(super) const LIVING_FAMILY: &str = "
+    WITH RECURSIVE living (id) AS (
+        SELECT $1::uuid
+        UNION SELECT next.id FROM living CROSS JOIN LATERAL (
+            SELECT t.id FROM tokens AS t
+            WHERE t.parent = living.id AND t.revoked_at IS NULL AND t.expires_at IS NULL
+            UNION ALL SELECT t.id FROM tokens AS t
+            WHERE t.parent = living.id AND t.revoked_at IS NULL AND t.expires_at > $2
+        ) AS next
+    )
+    SELECT t.id, t.digest FROM living JOIN tokens AS t ON t.id = living.id WHERE t.id <> $1";
 const PARENT: &str = select!("WHERE t.id = $1 FOR SHARE OF t");
 
 pub(super) async fn revoke(
@@ -102,25 +123,37 @@ pub(super) async fn require_fit(session: &Session, record: &TokenRecord) -> Resu
     }
 }
 
-/// The tokens that end with `old`, as they are with its successor.
+/// The tokens that end with `old` and may work, as they are with its successor.
 pub(super) async fn adopt_children(
     session: &Session,
     old: TokenId,
     rotation: &Rotation,
 ) -> Result<Vec<TokenRecord>, Failure> {
-    let mut children = readable(&session.query(CHILDREN_TO_CHANGE, &[&uuid(old)]).await?);
+    let rows = session.query(CHILDREN_TO_CHANGE, &[&uuid(old), &beginning(rotation.dead_by)]).await?;
+    let mut children = readable(&rows);
     children.iter_mut().for_each(|child| rotation.adopt(old, child));
+    children.retain(|child| child.parent != Some(old));
     Ok(children)
 }
 
-/// Tells other processes of the tokens that end with `id`, after it was switched off or on.
-pub(super) async fn log_children(session: &Session, id: TokenId) -> Result<(), Failure> {
-    let digests = followers(session, None, id, Reach::Children).await?;
-    let digests: Vec<TokenDigest> = digests.iter().map(digest).collect::<Result<_, _>>()?;
+/// Tells other processes of the tokens that end with `id`, after it was switched off or on. What is dead stays so,
+/// and with it what ends with that.
+pub(super) async fn log_children(
+    session: &Session,
+    id: TokenId,
+    dead_by: Option<UnixTime>,
+) -> Result<(), Failure> {
+    let rows = session.query(LIVING_FAMILY, &[&uuid(id), &beginning(dead_by)]).await?;
+    let digests: Vec<TokenDigest> = rows.iter().map(digest).collect::<Result<_, _>>()?;
     if digests.is_empty() {
         return Ok(());
     }
     log_changes(session, &digests.iter().map(TokenDigest::as_bytes).collect::<Vec<_>>()).await
+}
+
+/// What expires after this may work.
+fn beginning(dead_by: Option<UnixTime>) -> i64 {
+    dead_by.map_or(i64::MIN, UnixTime::as_millis)
 }
 
 fn digest(row: &Row) -> Result<TokenDigest, Failure> {

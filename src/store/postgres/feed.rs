@@ -28,7 +28,8 @@ use crate::{
 const LENGTH: usize = 10_000;
 
 /// All changes of transactions that may have been open at the last look, but those that were seen. In the order
-/// of their numbers some might be missed: a transaction can end after a later one.
+/// of their numbers some might be missed: a transaction can end after a later one. The first look, at 0, finds what is
+/// not to be taken for news by the second.
 pub(super) const NEWS: &str = "
     WITH head AS (
         SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8 AS horizon,
@@ -37,7 +38,7 @@ pub(super) const NEWS: &str = "
     )
     SELECT head.horizon, head.now, head.born, c.n, c.transaction, c.at, c.digest
     FROM head LEFT JOIN changes AS c
-        ON c.transaction >= $1 AND c.at >= head.now - $2
+        ON c.transaction >= CASE WHEN $1::int8 = 0 THEN head.horizon ELSE $1 END AND c.at >= head.now - $2
         AND NOT EXISTS (SELECT FROM unnest($3::int8[]) AS seen WHERE seen = c.n)
     LIMIT $4";
 
@@ -96,15 +97,19 @@ impl Followed {
     fn take(&mut self, rows: &[Row]) -> Result<(), Failure> {
         let Some(head) = rows.first() else { return Ok(()) };
         let (horizon, now, born) = (get(head, 0)?, get(head, 1)?, get(head, 2)?);
+        let is_first = self.position.horizon == 0;
         let continues = self.position.continues_at(horizon, now, born) && rows.len() < LENGTH;
         for row in rows {
             let Some(n) = get::<Option<i64>>(row, 3)? else { continue };
+            self.position.seen.insert(n, (get(row, 4)?, get(row, 5)?));
+            if is_first {
+                continue;
+            }
             let digest = <[u8; 32]>::try_from(get::<&[u8]>(row, 6)?).ok();
             match digest.filter(|_| continues) {
                 Some(digest) => self.log.add(digest),
                 None => self.log.forget(),
             }
-            self.position.seen.insert(n, (get(row, 4)?, get(row, 5)?));
         }
         if !continues {
             self.log.forget();
@@ -202,9 +207,8 @@ impl Listener {
     }
 
     async fn news(&self, position: &Position) -> Result<Vec<Row>, Failure> {
-        let from = if position.horizon == 0 { i64::MAX } else { position.horizon };
         let seen: Vec<i64> = position.seen.keys().copied().collect();
-        Ok(self.client.query(&self.news, &[&from, &KEPT, &seen, &(LENGTH as i64)]).await?)
+        Ok(self.client.query(&self.news, &[&position.horizon, &KEPT, &seen, &(LENGTH as i64)]).await?)
     }
 }
 

@@ -170,12 +170,12 @@ impl TokenStore for PostgresStore {
 
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
         let batch: Arc<[Usage]> = Arc::from(batch);
-        match usage::rounds(&batch).len() {
-            0 => Ok(()),
-            // One statement is a transaction by itself.
-            1 => self.server.read(work!(|session, batch| usage::record(session, &batch))).await,
-            _ => self.server.write(work!(|session, batch| usage::record(session, &batch))).await,
+        if batch.is_empty() {
+            return Ok(());
         }
+        let at_once = usage::is_one_statement(&batch);
+        let work = work!(|session, batch| usage::record(session, &batch));
+        if at_once { self.server.read(work).await } else { self.server.write(work).await }
     }
 
     async fn denials(&self, now: UnixTime) -> Result<Denials, StoreError> {

@@ -30,11 +30,11 @@ pub(super) const COUNT: &str = "SELECT count(*) FROM tokens WHERE revoked_at IS 
 pub(super) const COUNT_OWN: &str = "SELECT count(*) FROM tokens WHERE user_id = $1 AND revoked_at IS NULL";
 pub(super) const COUNT_ACTIVE: &str = "
     SELECT count(*) FROM tokens
-    WHERE user_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)";
+    WHERE user_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2) AND NOT honeytoken";
 pub(super) const LIVING_TO_CHANGE: &str =
     select!("WHERE t.user_id = $1 AND t.revoked_at IS NULL ORDER BY t.id FOR UPDATE OF t");
 
-/// The token, its use, its owner and the change in one statement.
+/// The token, its use and its owner, who stays known when the token is gone, in one statement.
 const INSERT: &str = "
     WITH token AS (
         INSERT INTO tokens (
@@ -47,10 +47,10 @@ const INSERT: &str = "
         )
     ), used AS (
         INSERT INTO usage (
-            id, last_used, last_used_ip, request_count, quota_period, quota_since, quota_count, seal
-        ) VALUES ($1, $27, $28, $29, $30, $31, $32, $33)
+            id, last_used, last_used_ip, request_count, quota_period, quota_since, quota_count, habits, seal
+        ) VALUES ($1, $27, $28, $29, $30, $31, $32, $33, $34)
     )
-    INSERT INTO owners (user_id) VALUES ($3) ON CONFLICT DO NOTHING";
+    INSERT INTO owners (user_id) SELECT $3 WHERE $35::bool ON CONFLICT DO NOTHING";
 
 /// Everything that changes in a token, but its use.
 const REPLACE: &str = "
@@ -129,14 +129,16 @@ pub(super) async fn insert(
 ) -> Result<(), Failure> {
     lock_owner(session, &record.owner).await?;
     require_fit(session, record).await?;
-    if let Some(limit) = limit {
-        let (owner, at) = (record.owner.as_str(), record.created_at.as_millis());
-        let active: i64 = session.one(COUNT_ACTIVE, &[&owner, &at]).await?.try_get(0)?;
-        if active >= i64::from(limit) {
-            return Err(StoreErrorKind::LimitReached.into());
-        }
-    }
+    require_room(session, record, limit).await?;
     insert_row(session, record).await
+}
+
+/// Refuses a record that would be one active token of its owner too many. The owner is locked.
+async fn require_room(session: &Session, record: &TokenRecord, limit: Option<u32>) -> Result<(), Failure> {
+    let Some(limit) = limit else { return Ok(()) };
+    let (owner, at) = (record.owner.as_str(), record.created_at.as_millis());
+    let active: i64 = session.one(COUNT_ACTIVE, &[&owner, &at]).await?.try_get(0)?;
+    if active < i64::from(limit) { Ok(()) } else { Err(StoreErrorKind::LimitReached.into()) }
 }
 
 pub(super) async fn register(session: &Session, record: &TokenRecord) -> Result<(), Failure> {
@@ -159,7 +161,7 @@ pub(super) async fn update(
     change.apply(&mut record)?;
     replace_rows(session, std::slice::from_ref(&record)).await?;
     if change.disabled_at.is_some() || change.revoked_at.is_some() {
-        log_children(session, id).await?;
+        log_children(session, id, change.dead_by).await?;
     }
     Ok(Some(record))
 }
@@ -175,10 +177,10 @@ pub(super) async fn rotate(
     let Some(mut old) = get_to_change(session, owner, id).await? else { return Ok(None) };
     rotation.apply(&mut old)?;
     require_active(session, &old.owner).await?;
+    replace_rows(session, std::slice::from_ref(&old)).await?;
+    require_room(session, &rotation.successor, rotation.max_active).await?;
     insert_row(session, &rotation.successor).await?;
-    let mut changed = adopt_children(session, id, rotation).await?;
-    changed.push(old.clone());
-    replace_rows(session, &changed).await?;
+    replace_rows(session, &adopt_children(session, id, rotation).await?).await?;
     Ok(Some(old))
 }
 
@@ -219,7 +221,7 @@ pub(super) async fn probe(session: &Session) -> Result<(), Failure> {
 }
 
 pub(super) async fn insert_row(session: &Session, record: &TokenRecord) -> Result<(), Failure> {
-    let (token, used) = (Stored::new(record)?, StoredUse::new(record));
+    let (token, used) = (Stored::new(record)?, StoredUse::new(record)?);
     let inserted = session
         .execute(
             INSERT,
@@ -256,7 +258,9 @@ pub(super) async fn insert_row(session: &Session, record: &TokenRecord) -> Resul
                 &used.quota_period,
                 &used.quota_since,
                 &used.quota_count,
+                &used.habits,
                 &used.seal(token.id),
+                &!record.owner.is_made_up(),
             ],
         )
         .await;

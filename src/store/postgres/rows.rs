@@ -16,6 +16,7 @@ use crate::{
     store::seal::{Sealed, seal, seal_text},
     time::UnixTime,
     token::{Metadata, TokenClass, TokenRecord},
+    watch::Habits,
 };
 
 /// Stands in texts for U+0000, which PostgreSQL cannot keep, with a digit after it; doubled it stands for itself.
@@ -29,7 +30,7 @@ macro_rules! select {
              t.hint, t.created_at, t.created_ip, t.created_by, t.parent, t.limits, t.quota_period, t.honeytoken, \
              t.rolling, t.hard_end, t.disabled_at, t.revoked_at, t.successor, t.revision, t.seal, t.expires_at, \
              t.expires_seal, u.last_used, u.last_used_ip, u.request_count, u.quota_period, u.quota_since, \
-             u.quota_count, u.seal FROM tokens AS t LEFT JOIN usage AS u ON u.id = t.id ",
+             u.quota_count, u.habits, u.seal FROM tokens AS t LEFT JOIN usage AS u ON u.id = t.id ",
             $rest
         )
     };
@@ -207,31 +208,34 @@ pub(super) struct StoredUse {
     pub(super) quota_period: Option<String>,
     pub(super) quota_since: Option<i64>,
     pub(super) quota_count: Option<i64>,
+    pub(super) habits: Option<String>,
 }
 
 impl StoredUse {
-    pub(super) fn new(record: &TokenRecord) -> Self {
+    pub(super) fn new(record: &TokenRecord) -> Result<Self, Failure> {
         let quota = record.quota_use;
-        Self {
+        Ok(Self {
             last_used: record.last_used.map(UnixTime::as_millis),
             last_used_ip: record.last_used_ip.map(|ip| ip.to_string()),
             request_count: i64::try_from(record.request_count).unwrap_or(i64::MAX),
             quota_period: quota.map(|quota| period_name(quota.period).to_owned()),
             quota_since: quota.map(|quota| quota.since.as_millis()),
             quota_count: quota.map(|quota| i64::from(quota.count)),
-        }
+            habits: json(&record.habits)?.map(Cow::into_owned),
+        })
     }
 
     /// As `usage_seal!` computes it.
     pub(super) fn seal(&self, id: Uuid) -> Vec<u8> {
         let text = format!(
-            "usage|{id}|{}|{}|{}|{}|{}|{}",
+            "usage|{id}|{}|{}|{}|{}|{}|{}|{}",
             or_dash(self.last_used),
             or_dash(self.last_used_ip.as_deref()),
             self.request_count,
             or_dash(self.quota_period.as_deref()),
             or_dash(self.quota_since),
             or_dash(self.quota_count),
+            or_dash(self.habits.as_deref()),
         );
         seal_text(&text).to_vec()
     }
@@ -240,6 +244,7 @@ impl StoredUse {
         record.last_used = self.last_used.map(UnixTime::from_millis);
         record.last_used_ip = address(self.last_used_ip.as_deref())?;
         record.request_count = self.request_count.cast_unsigned();
+        record.habits = from_json::<Option<Box<Habits>>>(self.habits.as_deref(), "habits")?;
         record.quota_use = match (self.quota_period.as_deref(), self.quota_since, self.quota_count) {
             (None, None, None) => None,
             (Some(period), Some(since), Some(count)) => {
@@ -262,8 +267,9 @@ pub(super) fn decode(row: &Row) -> Result<TokenRecord, Failure> {
         quota_period: get(row, 29)?,
         quota_since: get(row, 30)?,
         quota_count: get(row, 31)?,
+        habits: get(row, 32)?,
     };
-    for (column, expected) in [(23, stored.seal()), (25, stored.expires_seal()), (32, used.seal(stored.id))] {
+    for (column, expected) in [(23, stored.seal()), (25, stored.expires_seal()), (33, used.seal(stored.id))] {
         if get::<&[u8]>(row, column)? != expected {
             return Err(Failure::unreadable("row"));
         }
@@ -336,12 +342,12 @@ pub(super) fn unescaped(text: &str) -> Result<Box<str>, Failure> {
 }
 
 /// What JSON calls `null` is no value.
-fn json<'a>(value: &impl Serialize) -> Result<Option<Cow<'a, str>>, Failure> {
+pub(super) fn json<'a>(value: &impl Serialize) -> Result<Option<Cow<'a, str>>, Failure> {
     let text = serde_json::to_string(value).map_err(|_| Failure::unreadable("set"))?;
     Ok(if text == "null" { None } else { Some(text.into()) })
 }
 
-fn from_json<T: DeserializeOwned>(text: Option<&str>, name: &str) -> Result<T, Failure> {
+pub(super) fn from_json<T: DeserializeOwned>(text: Option<&str>, name: &str) -> Result<T, Failure> {
     // `null` in clear would be everything, and is never written.
     let text = if text == Some("null") { None } else { Some(text.unwrap_or("null")) };
     text.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| Failure::unreadable(name))

@@ -1,5 +1,7 @@
 //! What is done for tokens in the background, as SQL on one connection.
 
+use std::collections::{HashMap, HashSet};
+
 use uuid::Uuid;
 
 use super::{
@@ -11,6 +13,7 @@ use crate::{
     id::TokenId,
     store::{Claimed, Purge, Warnings},
     time::UnixTime,
+    token::TokenRecord,
 };
 
 /// Columns of [`select!`].
@@ -25,13 +28,27 @@ const HOLD: &str = "
     JOIN tokens AS t ON t.id = ended.id AND t.revision = ended.revision
     ORDER BY t.id FOR UPDATE OF t";
 
-/// With those that end with them.
+/// But for those that others still end with, which are not to be removed now, and what those end with.
 pub(super) const REMOVE: &str = "
-    WITH RECURSIVE gone (id) AS (
-        SELECT unnest($1::uuid[])
-        UNION SELECT t.id FROM gone JOIN tokens AS t ON t.parent = gone.id
+    WITH RECURSIVE kept (id) AS (
+        SELECT held.id FROM unnest($1::uuid[]) AS held (id) CROSS JOIN LATERAL (
+            SELECT FROM tokens AS child WHERE child.parent = held.id AND child.id <> ALL ($1) LIMIT 1
+        ) AS child
+        UNION SELECT t.parent FROM kept JOIN tokens AS t ON t.id = kept.id WHERE t.parent = ANY ($1)
     )
-    DELETE FROM tokens AS t USING gone WHERE t.id = gone.id";
+    DELETE FROM tokens AS t WHERE t.id = ANY ($1) AND NOT EXISTS (SELECT FROM kept WHERE kept.id = t.id)";
+
+/// These tokens, what they end with, and so on. The union drops what was reached before, so circles end.
+pub(super) const ANCESTORS: &str = select!(
+    "WHERE t.id = ANY (ARRAY (
+         WITH RECURSIVE above (id) AS (
+             SELECT unnest($1::uuid[])
+             UNION SELECT next.parent FROM above JOIN tokens AS next ON next.id = above.id
+                   WHERE next.parent IS NOT NULL
+         )
+         SELECT id FROM above
+     ))"
+);
 
 /// As the index says it, so that it is used. What somebody else holds is looked at the next time.
 pub(super) const WAITING: &str = "
@@ -52,6 +69,7 @@ pub(super) async fn look(session: &Session, purge: &Purge) -> Result<Look, Failu
     let after = purge.after.map_or(Uuid::nil(), uuid);
     let rows = session.query(LOOK, &[&after, &i64::from(purge.limit)]).await?;
     let mut look = Look { looked_at: rows.len() as u64, ended: Vec::new(), next: None };
+    let mut others = Vec::new();
     for row in &rows {
         let created_at = UnixTime::from_millis(get(row, CREATED_AT)?);
         let last_used = get::<Option<i64>>(row, LAST_USED)?.map(UnixTime::from_millis);
@@ -61,17 +79,46 @@ pub(super) async fn look(session: &Session, purge: &Purge) -> Result<Look, Failu
         }
         match decode(row) {
             Ok(record) if purge.takes(&record) => look.ended.push((record.id, record.revision)),
-            Ok(_) => {}
+            Ok(record) => others.push(record),
             Err(failure) if failure.is_corrupt() => {
                 tracing::error!("a damaged token record was skipped; restore a backup");
             }
             Err(failure) => return Err(failure),
         }
     }
+    let ends = ends_with_others(session, &others, purge).await?;
+    look.ended.extend(ends.map(|record| (record.id, record.revision)));
     if let Some(last) = rows.last().filter(|_| look.looked_at == u64::from(purge.limit)) {
         look.next = Some(token_id(get(last, 0)?)?);
     }
     Ok(look)
+}
+
+/// Those of `records` that end with a token which had ended by the time that `purge` says.
+async fn ends_with_others<'a>(
+    session: &Session,
+    records: &'a [TokenRecord],
+    purge: &Purge,
+) -> Result<impl Iterator<Item = &'a TokenRecord>, Failure> {
+    let parents: Vec<Uuid> = records.iter().filter_map(|record| record.parent).map(uuid).collect();
+    let mut above = HashMap::new();
+    if !parents.is_empty() {
+        // Of what is damaged nothing is known.
+        for ancestor in readable(&session.query(ANCESTORS, &[&parents]).await?) {
+            above.insert(ancestor.id, (purge.takes_children_of(&ancestor), ancestor.parent));
+        }
+    }
+    Ok(records.iter().filter(move |record| {
+        let (mut passed, mut parent) = (HashSet::new(), record.parent);
+        while let Some(id) = parent.filter(|id| passed.insert(*id)) {
+            match above.get(&id) {
+                Some((true, _)) => return true,
+                Some((false, next)) => parent = *next,
+                None => return false,
+            }
+        }
+        false
+    }))
 }
 
 /// The use of each goes with it, as the table says.
@@ -94,7 +141,7 @@ pub(super) async fn claim_warnings(session: &Session, warnings: &Warnings) -> Re
     }
     let ids: Vec<_> = waiting.iter().map(|(id, _)| *id).collect();
     let records = readable(&session.query(select!("WHERE t.id = ANY ($1)"), &[&ids]).await?);
-    let mut records: std::collections::HashMap<_, _> =
+    let mut records: HashMap<_, _> =
         records.into_iter().map(|record| (uuid(record.id), record)).collect();
     let mut next_looks = Vec::new();
     for (id, since) in &waiting {

@@ -1,13 +1,18 @@
-//! The count of uses, as one statement for a whole batch.
+//! The count of uses, as one statement for a whole batch, and what was noticed of them.
 
-use std::collections::HashSet;
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
+
+use uuid::Uuid;
 
 use super::{
     failure::Failure,
-    rows::{period_name, uuid},
+    rows::{from_json, get, json, period_name, uuid},
     session::Session,
 };
-use crate::{store::Usage, time::UnixTime};
+use crate::{store::Usage, time::UnixTime, watch::Habits};
 
 /// What `StoredUse::seal` says, of the columns of the table that is named.
 macro_rules! usage_seal {
@@ -27,7 +32,9 @@ macro_rules! usage_seal {
             $table,
             ".quota_since::text, '-') || '|' || coalesce(",
             $table,
-            ".quota_count::text, '-'), 'UTF8')), 1, 8)"
+            ".quota_count::text, '-') || '|' || coalesce(",
+            $table,
+            ".habits, '-'), 'UTF8')), 1, 8)"
         )
     };
 }
@@ -52,10 +59,11 @@ pub(super) const RECORD: &str = concat!(
     "
     WITH batch AS (
         SELECT * FROM unnest(
-            $1::uuid[], $2::int8[], $3::int8[], $4::text[], $5::int8[], $6::text[], $7::int8[], $8::int8[]
-        ) AS batch (id, uses, used, ip, renewed_to, period, since, amount)
+            $1::uuid[], $2::int8[], $3::int8[], $4::text[], $5::int8[], $6::text[], $7::int8[], $8::int8[],
+            $9::text[]
+        ) AS batch (id, uses, used, ip, renewed_to, period, since, amount, merged)
     ), held AS MATERIALIZED (
-        SELECT u.*, b.uses, b.used, b.ip, b.period, b.since, b.amount,
+        SELECT u.*, b.uses, b.used, b.ip, b.period, b.since, b.amount, b.merged,
                u.last_used IS NULL OR u.last_used < b.used AS later,
                CASE
                    WHEN b.period IS NULL OR b.period IS DISTINCT FROM t.quota_period THEN 'keep'
@@ -77,13 +85,14 @@ pub(super) const RECORD: &str = concat!(
                CASE WHEN quota = 'keep' THEN quota_period ELSE period END AS quota_period,
                CASE WHEN quota = 'keep' THEN quota_since ELSE since END AS quota_since,
                CASE quota WHEN 'keep' THEN quota_count WHEN 'replace' THEN amount
-                    ELSE least(quota_count + amount, 4294967295) END AS quota_count
+                    ELSE least(quota_count + amount, 4294967295) END AS quota_count,
+               coalesce(merged, habits) AS habits
         FROM held
     ), written AS (
         UPDATE usage AS u SET
             last_used = added.last_used, last_used_ip = added.last_used_ip, request_count = added.request_count,
             quota_period = added.quota_period, quota_since = added.quota_since, quota_count = added.quota_count,
-            seal = ",
+            habits = added.habits, seal = ",
     usage_seal!("added"),
     "
         FROM added WHERE u.id = added.id
@@ -102,15 +111,57 @@ pub(super) const RECORD: &str = concat!(
     FROM renewed WHERE t.id = renewed.id"
 );
 
-/// Outside a transaction if there is one round.
+/// What is known of some, and nobody else changes any of the batch until the end of the transaction; in the order of
+/// [`RECORD`].
+pub(super) const KNOWN: &str = "
+    SELECT u.id, CASE WHEN u.id = ANY ($2::uuid[]) THEN u.habits END FROM usage AS u
+    WHERE u.id = ANY ($1::uuid[]) ORDER BY u.id FOR UPDATE";
+
+/// Whether the batch can be written in one statement, which is a transaction by itself.
+pub(super) fn is_one_statement(batch: &[Usage]) -> bool {
+    rounds(batch).len() < 2 && batch.iter().all(|usage| usage.habits.is_none())
+}
+
+/// In a transaction, unless it [is one statement](is_one_statement).
 pub(super) async fn record(session: &Session, batch: &[Usage]) -> Result<(), Failure> {
     for round in rounds(batch) {
-        record_round(session, &round).await?;
+        let habits = match round.iter().any(|usage| usage.habits.is_some()) {
+            true => merged(session, &round).await?,
+            false => vec![None; round.len()],
+        };
+        record_round(session, &round, &habits).await?;
     }
     Ok(())
 }
 
-async fn record_round(session: &Session, batch: &[&Usage]) -> Result<(), Failure> {
+/// For each that noticed something, that and what was known, as it is stored. How to join the two is not for SQL.
+async fn merged(session: &Session, batch: &[&Usage]) -> Result<Vec<Option<String>>, Failure> {
+    let all: Vec<Uuid> = batch.iter().map(|usage| uuid(usage.id)).collect();
+    let noticed = batch.iter().filter(|usage| usage.habits.is_some());
+    let noticed: Vec<Uuid> = noticed.map(|usage| uuid(usage.id)).collect();
+    let rows = session.query(KNOWN, &[&all, &noticed]).await?;
+    let mut known = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        known.insert(get::<Uuid>(row, 0)?, get::<Option<&str>>(row, 1)?);
+    }
+    let merge = |usage: &&Usage| {
+        let (Some(noticed), Some(known)) = (&usage.habits, known.get(&uuid(usage.id))) else {
+            return Ok(None);
+        };
+        // Whoever looks at the token is told of the damage.
+        let Ok(habits) = from_json::<Option<Habits>>(*known, "habits") else { return Ok(None) };
+        let mut habits = habits.unwrap_or_default();
+        habits.merge(noticed);
+        Ok(json(&habits)?.map(Cow::into_owned))
+    };
+    batch.iter().map(merge).collect()
+}
+
+async fn record_round(
+    session: &Session,
+    batch: &[&Usage],
+    habits: &[Option<String>],
+) -> Result<(), Failure> {
     fn all<'a, T>(batch: &[&'a Usage], column: impl Fn(&'a Usage) -> T) -> Vec<T> {
         batch.iter().map(|usage| column(usage)).collect()
     }
@@ -127,6 +178,7 @@ async fn record_round(session: &Session, batch: &[&Usage]) -> Result<(), Failure
                 &all(batch, |usage| usage.quota.map(|used| period_name(used.period))),
                 &all(batch, |usage| usage.quota.map(|used| millis(used.since))),
                 &all(batch, |usage| usage.quota.map(|used| i64::from(used.count))),
+                &habits,
             ],
         )
         .await;
@@ -134,7 +186,7 @@ async fn record_round(session: &Session, batch: &[&Usage]) -> Result<(), Failure
 }
 
 /// The batch in parts in which each token stands once; mostly there is one.
-pub(super) fn rounds(batch: &[Usage]) -> Vec<Vec<&Usage>> {
+fn rounds(batch: &[Usage]) -> Vec<Vec<&Usage>> {
     let (mut rounds, mut rest) = (Vec::new(), batch.iter().collect::<Vec<_>>());
     while !rest.is_empty() {
         let mut ids = HashSet::new();
