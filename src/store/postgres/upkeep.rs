@@ -141,8 +141,7 @@ pub(super) async fn claim_warnings(session: &Session, warnings: &Warnings) -> Re
     }
     let ids: Vec<_> = waiting.iter().map(|(id, _)| *id).collect();
     let records = readable(&session.query(select!("WHERE t.id = ANY ($1)"), &[&ids]).await?);
-    let mut records: HashMap<_, _> =
-        records.into_iter().map(|record| (uuid(record.id), record)).collect();
+    let mut records: HashMap<_, _> = records.into_iter().map(|record| (uuid(record.id), record)).collect();
     let mut next_looks = Vec::new();
     for (id, since) in &waiting {
         let record = records.remove(id);

@@ -157,11 +157,7 @@ async fn merged(session: &Session, batch: &[&Usage]) -> Result<Vec<Option<String
     batch.iter().map(merge).collect()
 }
 
-async fn record_round(
-    session: &Session,
-    batch: &[&Usage],
-    habits: &[Option<String>],
-) -> Result<(), Failure> {
+async fn record_round(session: &Session, batch: &[&Usage], habits: &[Option<String>]) -> Result<(), Failure> {
     fn all<'a, T>(batch: &[&'a Usage], column: impl Fn(&'a Usage) -> T) -> Vec<T> {
         batch.iter().map(|usage| column(usage)).collect()
     }
