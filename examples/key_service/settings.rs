@@ -236,7 +236,7 @@ impl fmt::Display for Database {
             Self::Memory => f.write_str("memory:"),
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
             // Where it is, without the password.
-            Self::Postgres(options) => options.fmt(f),
+            Self::Postgres(options) => write!(f, "{options:?}"),
         }
     }
 }

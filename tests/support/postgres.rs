@@ -163,7 +163,7 @@ impl Server {
         let mut options = format!("-p {port} -k {path} -c listen_addresses=127.0.0.1 -c fsync=off");
         settings.iter().for_each(|setting| options.push_str(&format!(" -c {setting}")));
         let stop = format!(
-            "cat; {} {}/pg_ctl -D {path}/data -m immediate stop >/dev/null 2>&1",
+            "cat; {} {}/pg_ctl -D {path}/data -m immediate stop >/dev/null 2>&1; rm -rf {path}",
             if is_root() { "runuser -u postgres --" } else { "" },
             programs.display()
         );
@@ -201,6 +201,14 @@ impl Server {
 
     pub(crate) fn database(&self) -> Database {
         Database::at(&self.url("postgres", "127.0.0.1"))
+    }
+
+    /// A database with this name, with nothing in it.
+    pub(crate) fn make_database(&self, name: &str) -> String {
+        let (url, make) = (self.url("postgres", "127.0.0.1"), [format!("CREATE DATABASE {name}")]);
+        let made = std::thread::spawn(move || blocking(&url, &make));
+        assert!(made.join().unwrap(), "no database {name} can be made");
+        format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
