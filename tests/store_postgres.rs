@@ -303,6 +303,49 @@ async fn a_lock_held_elsewhere_makes_calls_fail_in_time() {
 }
 
 #[tokio::test]
+async fn a_server_that_never_answers_is_given_up_in_time() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://alice:s3cret@{}/keys", silent.local_addr().unwrap());
+    let options = || PostgresOptions::new(&url).unwrap().with_timeout(Duration::from_millis(400));
+    let start = clock();
+    let error = options().open().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert!(error.to_string().contains("does not answer"), "{error}");
+    let late = options().open_late().unwrap();
+    assert_eq!(kind(late.find(&record(1).digest).await), StoreErrorKind::Unavailable);
+    assert_eq!(kind(late.changes(None).await), StoreErrorKind::Unavailable);
+    assert!(start.elapsed() < 4 * Duration::from_millis(400), "{:?}", start.elapsed());
+    assert!(!format!("{error} {error:?} {late:?} {:?}", options()).contains("s3cret"));
+}
+
+/// As when a machine in between is switched off: nothing ends the connection, and nothing comes over it.
+#[tokio::test]
+async fn a_connection_that_hangs_is_given_up_and_replaced() {
+    let Some(server) = Server::start("trust", &[]) else { return };
+    let database = server.database();
+    let options = database.options().with_connections(1).with_timeout(Duration::from_millis(800));
+    let store = options.open().await.unwrap();
+    store.insert(&record(1), None).await.unwrap();
+    let cursor = store.changes(None).await.unwrap().cursor;
+    let sql = "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE application_name = 'keyward'";
+    let hung = database.value(sql).await;
+    assert_eq!(hung.split(' ').count(), 2, "one for calls and one for notifications: {hung}");
+    let signal = |name: &str| {
+        let status = std::process::Command::new("kill").arg(name).args(hung.split(' ')).status();
+        assert!(status.unwrap().success());
+    };
+    signal("-STOP");
+    let start = clock();
+    assert_eq!(kind(store.find(&record(1).digest).await), StoreErrorKind::Unavailable);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(store.find(&record(1).digest).await.unwrap(), Some(record(1)));
+    store.insert(&record(2), None).await.unwrap();
+    let changes = store.changes(Some(cursor)).await.unwrap();
+    assert_eq!(changes.digests, Some(vec![record(2).digest]));
+    signal("-CONT");
+}
+
+#[tokio::test]
 async fn who_gives_up_stores_nothing_and_revokes_nonetheless() {
     let Some(database) = Database::new() else { return };
     let store = Arc::new(database.open().await);
@@ -602,6 +645,8 @@ async fn nothing_reads_a_table_from_end_to_end() {
         "auto_explain.log_min_duration=0",
         "auto_explain.log_nested_statements=on",
         "auto_explain.log_format=text",
+        "auto_explain.log_analyze=on",
+        "auto_explain.log_timing=off",
         "autovacuum=off",
         "shared_buffers=256MB",
     ];
@@ -620,25 +665,68 @@ async fn nothing_reads_a_table_from_end_to_end() {
     }
     // More often than PostgreSQL takes to settle for a plan.
     for round in 0..8 {
-        everything(&store, 1_000 + 20 * round).await;
+        everything(&store, FIRST + 20 * round).await;
     }
     let log = server.log()[begun..].to_owned();
     let plans: Vec<_> = log.split("LOG:  duration").skip(1).collect();
     assert!(plans.len() > 300, "{} plans", plans.len());
     for plan in plans {
         // To count all living tokens of all users is to read them all; who is denied is read as a whole.
-        let whole = plan.contains("SELECT count(*) FROM tokens WHERE revoked_at IS NULL\n")
-            || plan.contains("SELECT user_id, status, not_before, seal FROM users\n");
+        let whole = [
+            "SELECT count(*) FROM tokens WHERE revoked_at IS NULL\n",
+            "SELECT user_id, status, not_before, seal FROM users\n",
+            "SELECT id, until, seal FROM revoked_jwts WHERE until > $1\n",
+        ];
+        let whole = whole.iter().any(|statement| plan.contains(statement));
         let small = ["audit_chain", "probe", "keyward_schema"].iter().any(|table| {
             plan.matches("Seq Scan on").count() == plan.matches(&format!("Seq Scan on {table}")).count()
         });
         assert!(whole || small || !plan.contains("Seq Scan on"), "{plan}");
+        // Nor an index from end to end, which is no better.
+        assert!(whole || most_rows(plan) <= MOST_ROWS, "{plan}");
     }
 }
+
+/// What a step of a plan may read: a batch of uses, and what is dead beside it.
+const MOST_ROWS: u64 = 2_500;
+
+/// How many rows the busiest step of a plan gave or threw away, in all its rounds.
+fn most_rows(plan: &str) -> u64 {
+    let number = |text: &str, name: &str| {
+        let (_, rest) = text.split_once(name)?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
+    };
+    let rows = plan.lines().filter_map(|line| match line.trim().strip_prefix("Rows Removed by") {
+        Some(removed) => number(removed, ": "),
+        None => {
+            let actual = &line[line.find("(actual ")?..];
+            Some(number(actual, "rows=")? * number(actual, "loops=")?)
+        }
+    });
+    rows.max().unwrap_or(0)
+}
+
+#[test]
+fn the_rows_of_a_plan_are_counted_whichever_way_they_are_read() {
+    for (plan, rows) in [
+        ("Index Scan using a on t  (cost=0.42..8.44 rows=1 width=16) (actual rows=3 loops=7)", 21),
+        ("Index Only Scan  (cost=0..1 rows=9 width=1) (never executed)", 0),
+        ("Sort  (cost=1..2 rows=1 width=1) (actual rows=1 loops=1)\n  Rows Removed by Filter: 49999", 49_999),
+    ] {
+        assert_eq!(most_rows(plan), rows, "{plan}");
+    }
+}
+
+/// How many dead tokens end with two that are changed.
+const DEAD: u64 = 4 * MOST_ROWS;
+
+/// The number of the first of them.
+const FIRST: u64 = 1_000;
 
 /// Rows of others, of which none can be opened.
 async fn fill(database: &Database, rows: u64) {
     let start = clock();
+    let (rotated, disabled) = (id(FIRST), id(FIRST + 3));
     let sql = format!(
         "INSERT INTO tokens (id, digest, user_id, name, class, hint, created_at, created_by, parent, honeytoken, rolling,
              revision, seal, expires_at, expires_seal, revoked_at, warn_from)
@@ -646,6 +734,12 @@ async fn fill(database: &Database, rows: u64) {
              CASE WHEN n % 10 = 0 THEN md5('id' || n - 1)::uuid END, CASE WHEN n % 10 = 0 THEN md5('id' || n - 1)::uuid END,
              false, true, 0, '\\x00', 1900000000000 + n, '\\x00', CASE WHEN n % 2 = 0 THEN n END, 1900000000000 + n
          FROM generate_series(1, {rows}) AS n;
+         INSERT INTO tokens (id, digest, user_id, name, class, hint, created_at, parent, honeytoken, rolling, revision,
+             seal, expires_at, expires_seal, revoked_at)
+         SELECT md5('dead' || n)::uuid, sha256(('dead' || n)::bytea), 'the-dead', 'key', 'user', 'kw_', n,
+             CASE WHEN n % 2 = 0 THEN '{rotated}'::uuid ELSE '{disabled}'::uuid END, false, false, 0, '\\x00',
+             CASE WHEN n % 4 < 2 THEN 1700000000000 END, '\\x00', CASE WHEN n % 4 > 1 THEN n END
+         FROM generate_series(1, {DEAD}) AS n;
          INSERT INTO usage (id, request_count, seal) SELECT id, 0, '\\x00' FROM tokens;
          INSERT INTO owners SELECT DISTINCT user_id FROM tokens;
          INSERT INTO users SELECT user_id, 'active', NULL, '\\x00' FROM owners;
@@ -681,15 +775,17 @@ async fn everything(store: &PostgresStore, first: u64) {
     registered.owner = user(&format!("new-{first}"));
     store.register(&registered).await.unwrap();
     store.insert_making_room(&record(first + 2), &Room::new(10)).await.unwrap();
-    let rotation = Rotation::new(record(first + 3), NOW, 0);
+    let mut rotation = Rotation::new(record(first + 3), NOW, 0).with_max_active(Some(1_000));
+    rotation.dead_by = Some(NOW);
     store.rotate(mine, id(first), &rotation).await.unwrap();
     let mut disable = Change::default();
-    disable.disabled_at = Some(Some(NOW));
+    (disable.disabled_at, disable.dead_by) = (Some(Some(NOW)), Some(NOW));
     store.update(mine, id(first + 3), &disable).await.unwrap();
     store.revoke(mine, id(first + 3), NOW, Reach::Children).await.unwrap();
     store.revoke(Owner::Any(&admin), id(first + 2), NOW, Reach::Minted).await.unwrap();
     let batch: Vec<_> = (1..=1_000).map(|number| Usage::new(id(number), 1, NOW)).collect();
     store.record_usage(&batch).await.unwrap();
+    store.record_usage(&[noticed(id(1)), noticed(id(2)), noticed(id(1))]).await.unwrap();
     // The users of the other rows are not as they were stored.
     assert_eq!(kind(store.denials(NOW).await), StoreErrorKind::Corrupt);
     let state = UserState::new(user("bob"), UserStatus::Suspended);
@@ -703,11 +799,35 @@ async fn everything(store: &PostgresStore, first: u64) {
     let mut purge = Purge::new(NOW, Lifetimes::default(), 100);
     purge.after = Some(id(first));
     store.purge(&admin, &purge).await.unwrap();
+    remove_a_family(store, first + 10).await;
     store.claim_warnings(&admin, &Warnings::new(NOW, vec![Duration::from_secs(60)], 100)).await.unwrap();
     store.health().await.unwrap();
     store.changes(None).await.unwrap();
     audit(store).await;
     println!("every call once: {:?}", start.elapsed());
+}
+
+/// One that ended, and nineteen that end with it.
+async fn remove_a_family(store: &PostgresStore, first: u64) {
+    let admin = AdminProof::operator("test", "a test").unwrap();
+    for number in first..first + 20 {
+        let mut member = record(1_000_000 + number);
+        member.owner = user(&format!("family-{first}"));
+        member.parent = (number > first).then(|| id(1_000_000 + first));
+        member.expires_at = member.parent.map_or(Some(NOW), |_| member.expires_at);
+        store.insert(&member, None).await.unwrap();
+    }
+    let (mut step, mut removed) = (Purge::new(NOW, Lifetimes::default(), 5), 0);
+    for _ in 0..10 {
+        step.after = step.after.or(Some(id(1_000_000 + first - 1)));
+        let done = store.purge(&admin, &step).await.unwrap();
+        assert!(done.removed <= 5);
+        (removed, step.after) = (removed + done.removed, done.next);
+        if step.after.is_none_or(|after| after >= id(1_000_000 + first + 19)) {
+            step.after = None;
+        }
+    }
+    assert_eq!(removed, 20);
 }
 
 async fn audit(store: &PostgresStore) {
@@ -724,6 +844,7 @@ async fn audit(store: &PostgresStore) {
         all().with_outcome(keyward::event::Outcome::Refused),
         all().since(UnixTime::from_millis(5_000_000)).until(UnixTime::from_millis(5_100_000)),
         all().since(NOW),
+        all().until(UnixTime::from_millis(500_000)),
     ] {
         store.search(&query).await.unwrap();
     }

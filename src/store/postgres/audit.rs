@@ -147,7 +147,7 @@ impl Search {
             |(column, user)| (if column == "actor" { "actor = " } else { "user_id = " }, text(user));
         // Where nothing else leads to the entries, their times do: numbers and times run almost in parallel.
         let by_time = user.is_none() && query.token.is_none() && query.event.is_none();
-        let conditions: [Option<(&str, Value)>; 9] = [
+        let conditions: [Option<(&str, Value)>; 7] = [
             user.map(user_is),
             before.map(|before| ("n < ", Box::new(before) as Value)),
             query.token.map(|token| ("token_id = ", text(&token.to_string()))),
@@ -155,26 +155,33 @@ impl Search {
             query.outcome.map(|outcome| ("outcome = ", text(outcome.as_str()))),
             query.since.map(|since| ("at >= ", time(since))),
             query.until.map(|until| ("at < ", time(until))),
-            query
-                .since
-                .filter(|_| by_time)
-                .map(|since| ("n >= (SELECT min(n + 0) FROM audit WHERE at >= ", time(since))),
-            query
-                .until
-                .filter(|_| by_time)
-                .map(|until| ("n <= (SELECT max(n + 0) FROM audit WHERE at < ", time(until))),
         ];
         self.sql.push_str(columns!("SELECT ", " FROM audit"));
         for (number, (condition, value)) in conditions.into_iter().flatten().enumerate() {
             self.sql.push_str(if number == 0 { " WHERE " } else { " AND " });
             self.sql.push_str(condition);
             self.add_value(value);
-            if condition.contains('(') {
-                self.sql.push(')');
-            }
+        }
+        if by_time {
+            let first = query.since.map(|_| " AND n >= (SELECT min(n + 0)");
+            let last = query.until.map(|_| " AND n <= (SELECT max(n + 0)");
+            first.into_iter().chain(last).for_each(|bound| self.add_bound(bound, query));
         }
         self.sql.push_str(" ORDER BY n DESC LIMIT ");
         self.add_value(Box::new(i64::from(query.limit)));
+    }
+
+    /// The first or the last number of that time, for which no more of the index is read than lies in it.
+    fn add_bound(&mut self, bound: &str, query: &AuditQuery) {
+        self.sql.push_str(bound);
+        self.sql.push_str(" FROM audit WHERE true");
+        for (condition, time) in [(" AND at >= ", query.since), (" AND at < ", query.until)] {
+            if let Some(time) = time {
+                self.sql.push_str(condition);
+                self.add_value(Box::new(time.as_millis()));
+            }
+        }
+        self.sql.push(')');
     }
 
     fn add_value(&mut self, value: Value) {

@@ -29,7 +29,7 @@ const LENGTH: usize = 10_000;
 
 /// All changes of transactions that may have been open at the last look, but those that were seen. In the order
 /// of their numbers some might be missed: a transaction can end after a later one. The first look, at 0, finds what is
-/// not to be taken for news by the second.
+/// not to be taken for news by the second. Not by the index of the times: that would be all changes of ten minutes.
 pub(super) const NEWS: &str = "
     WITH head AS (
         SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8 AS horizon,
@@ -38,7 +38,7 @@ pub(super) const NEWS: &str = "
     )
     SELECT head.horizon, head.now, head.born, c.n, c.transaction, c.at, c.digest
     FROM head LEFT JOIN changes AS c
-        ON c.transaction >= CASE WHEN $1::int8 = 0 THEN head.horizon ELSE $1 END AND c.at >= head.now - $2
+        ON c.transaction >= CASE WHEN $1::int8 = 0 THEN head.horizon ELSE $1 END AND c.at + 0 >= head.now - $2
         AND NOT EXISTS (SELECT FROM unnest($3::int8[]) AS seen WHERE seen = c.n)
     LIMIT $4";
 

@@ -21,10 +21,11 @@ const LOG: &str = "
     )
     SELECT pg_notify($2, '')";
 
-/// A few at a time, and none that another process deletes.
+/// A few at a time, and none that another process deletes. What time it is is asked once, so that the index leads to
+/// them.
 const TIDY: &str = "
     DELETE FROM changes WHERE n = ANY (ARRAY (
-        SELECT n FROM changes WHERE at < (extract(epoch FROM clock_timestamp()) * 1000)::int8 - $1
+        SELECT n FROM changes WHERE at < (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8 - $1)
         ORDER BY at LIMIT 1000 FOR UPDATE SKIP LOCKED
     ))";
 

@@ -46,7 +46,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(target: Target) -> Result<Self, StoreError> {
+    pub(super) fn new(mut target: Target) -> Result<Self, StoreError> {
+        if target.config.get_connect_timeout().is_none() {
+            // One host of several that does not answer leaves time for the others.
+            let hosts = target.config.get_hosts().len().max(target.config.get_hostaddrs().len()).max(1);
+            target.config.connect_timeout(target.timeout / 2 / u32::try_from(hosts).unwrap_or(u32::MAX));
+        }
         let settings = target.settings();
         let manager = Manager::from_connect(
             target.config.clone(),
