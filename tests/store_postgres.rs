@@ -49,6 +49,12 @@ fn record(number: u64) -> TokenRecord {
     record
 }
 
+fn record_of(name: &str, number: u64) -> TokenRecord {
+    let mut record = record(number);
+    record.owner = user(name);
+    record
+}
+
 fn habits() -> Box<Habits> {
     let mut habits = Habits::default();
     habits.networks.push((Network::of([192, 0, 2, 1].into()), NOW).into());
@@ -636,10 +642,103 @@ async fn certificates_are_checked_in_full() {
     assert!(error.to_string().contains("TLS"), "none at all: {error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_promise_is_kept_behind_row_level_security() {
+    let Some(server) = Server::start("trust", &[]) else { return };
+    let all = server.database();
+    let app = all.for_a_user_without_exemption().await;
+    let fresh = || async {
+        let store = app.options().with_connections(4).with_row_level_security(true).open().await.unwrap();
+        all.clear().await;
+        store
+    };
+    conformance::check(fresh).await;
+    conformance::check_audit(fresh).await;
+}
+
+#[tokio::test]
+async fn row_level_security_is_a_second_wall() {
+    let Some(server) = Server::start("trust", &[]) else { return };
+    let all = server.database();
+    let error = all.options().with_row_level_security(true).open().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Incompatible, "for a superuser it would hold nothing");
+    assert!(error.to_string().contains("BYPASSRLS"), "{error}");
+    all.run(&format!("DROP SCHEMA {} CASCADE", all.schema)).await;
+
+    let app = all.for_a_user_without_exemption().await;
+    let options = || app.options().with_connections(1);
+    let store = options().with_row_level_security(true).open().await.unwrap();
+    let bobs = record_of("bob", 2);
+    store.insert(&record(1), None).await.unwrap();
+    store.insert(&bobs, None).await.unwrap();
+    let (alice, bob, star) = (user("alice"), user("bob"), user("*"));
+
+    // Whoever does not say for whom sees and changes nothing, and nobody more than they say.
+    let other = app.client().await;
+    let count = async |table: &str| {
+        let row = other.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await.unwrap();
+        row.get::<_, i64>(0)
+    };
+    for (scope, seen) in [
+        ("RESET keyward.scope", 0),
+        ("SET keyward.scope = ''", 0),
+        ("SET keyward.scope = 'user:*'", 0),
+        ("SET keyward.scope = 'alice'", 0),
+        ("SET keyward.scope = 'user:alice'", 1),
+        ("SET keyward.scope = '*'", 2),
+    ] {
+        other.batch_execute(scope).await.unwrap();
+        assert_eq!((count("tokens").await, count("usage").await), (seen, seen), "{scope}");
+    }
+    other.batch_execute("SET keyward.scope = 'user:alice'").await.unwrap();
+    for table in ["tokens", "usage"] {
+        let touched = other.execute(&format!("UPDATE {table} SET seal = seal"), &[]).await.unwrap();
+        assert_eq!(touched, 1, "{table}: a statement without its condition");
+    }
+    let moved = other.execute("UPDATE tokens SET user_id = 'bob'", &[]).await.unwrap_err();
+    assert!(moved.as_db_error().unwrap().message().contains("row-level security"), "{moved:?}");
+    assert_eq!(other.execute("DELETE FROM tokens WHERE user_id = 'bob'", &[]).await.unwrap(), 0);
+
+    // On one connection: what narrows one call does not narrow the next.
+    assert_eq!(store.get(Owner::User(&alice), id(2)).await.unwrap(), None);
+    assert_eq!(store.find(&bobs.digest).await.unwrap(), Some(bobs.clone()));
+    assert_eq!(store.count(Owner::User(&star)).await.unwrap(), 0);
+    let plain = options().open().await.unwrap();
+    assert_eq!(plain.list(Owner::User(&bob), Page::first(9)).await.unwrap(), [bobs.clone()]);
+
+    // Each call for one user is narrowed: it finds nothing where the database lets only others through.
+    all.run(
+        "CREATE POLICY for_all_alone ON tokens AS RESTRICTIVE USING (current_setting('keyward.scope', true) = '*')",
+    )
+    .await;
+    let own = Owner::User(&bob);
+    assert_eq!(store.get(own, id(2)).await.unwrap(), None);
+    assert_eq!(store.list(own, Page::first(9)).await.unwrap(), []);
+    assert_eq!(store.count(own).await.unwrap(), 0);
+    assert_eq!(store.update(own, id(2), &Change::revoke(NOW)).await.unwrap(), None);
+    assert_eq!(store.update(own, id(2), &Change::default()).await.unwrap(), None);
+    let rotation = Rotation::new(record_of("bob", 3), NOW, 0);
+    assert_eq!(store.rotate(own, id(2), &rotation).await.unwrap(), None);
+    assert!(store.revoke(own, id(2), NOW, Reach::Children).await.unwrap().is_none());
+    assert!(store.revoke_all(&bob, NOW).await.unwrap().is_empty());
+    assert!(store.offboard(&bob, NOW).await.unwrap().is_empty());
+    assert_eq!(store.find(&bobs.digest).await.unwrap(), Some(bobs.clone()), "what is for all goes on");
+    assert_eq!(plain.get(own, id(2)).await.unwrap(), Some(bobs), "and who has no wall");
+}
+
 /// All that the API offers, at `KEYWARD_POSTGRES_ROWS` rows (50 000 by default; 1 000 000 take minutes). What the
 /// server really did is in its log.
 #[tokio::test]
 async fn nothing_reads_a_table_from_end_to_end() {
+    look_at_all_plans(false).await;
+}
+
+#[tokio::test]
+async fn nothing_reads_a_table_from_end_to_end_behind_row_level_security() {
+    look_at_all_plans(true).await;
+}
+
+async fn look_at_all_plans(walled: bool) {
     let settings = [
         "session_preload_libraries=auto_explain",
         "auto_explain.log_min_duration=0",
@@ -652,7 +751,13 @@ async fn nothing_reads_a_table_from_end_to_end() {
     ];
     let Some(server) = Server::start("trust", &settings) else { return };
     let database = server.database();
-    let store = database.options().with_connections(1).open().await.unwrap();
+    let user = match walled {
+        true => database.for_a_user_without_exemption().await,
+        false => server.database(),
+    };
+    let options = PostgresOptions::new(&user.url).unwrap().with_schema(&database.schema).unwrap();
+    let options = options.with_connections(1).with_row_level_security(walled);
+    let store = options.open().await.unwrap();
     #[expect(clippy::disallowed_methods, reason = "a longer run is asked for by the environment")]
     let rows = std::env::var("KEYWARD_POSTGRES_ROWS").map_or(50_000, |rows| rows.parse::<u64>().unwrap());
     fill(&database, rows).await;
@@ -761,11 +866,13 @@ async fn fill(database: &Database, rows: u64) {
 async fn everything(store: &PostgresStore, first: u64) {
     let (alice, start) = (user("alice"), clock());
     let admin = AdminProof::operator("test", "a test").unwrap();
+    let middle = TokenId::from_bytes([0x80; 16]).unwrap();
     let mine = Owner::User(&alice);
     for owner in [mine, Owner::Any(&admin)] {
         store.get(owner, id(1)).await.unwrap();
         store.list(owner, Page::first(10)).await.unwrap();
         store.list(owner, Page::after(id(10), 10)).await.unwrap();
+        store.list(owner, Page::after(middle, 10)).await.unwrap();
         store.count(owner).await.unwrap();
         store.update(owner, id(2), &Change::default()).await.unwrap();
     }
@@ -797,8 +904,10 @@ async fn everything(store: &PostgresStore, first: u64) {
     store.revoke_jwt(&jwt, UnixTime::from_millis(1_700_000_000_000)).await.unwrap();
     store.revoke_all(&user("user-7"), NOW).await.unwrap();
     let mut purge = Purge::new(NOW, Lifetimes::default(), 100);
-    purge.after = Some(id(first));
-    store.purge(&admin, &purge).await.unwrap();
+    for after in [id(first), middle] {
+        purge.after = Some(after);
+        store.purge(&admin, &purge).await.unwrap();
+    }
     remove_a_family(store, first + 10).await;
     store.claim_warnings(&admin, &Warnings::new(NOW, vec![Duration::from_secs(60)], 100)).await.unwrap();
     store.health().await.unwrap();

@@ -50,6 +50,23 @@ impl Database {
         Self { url: url.to_owned(), schema }
     }
 
+    /// The same schema for a user who may make it, and who is neither a superuser nor exempt from row-level security.
+    pub(crate) async fn for_a_user_without_exemption(&self) -> Self {
+        let (login, database) = (&self.schema, self.url.rsplit('/').next().unwrap());
+        self.client_anywhere()
+            .await
+            .batch_execute(&format!(
+                "CREATE ROLE {login} LOGIN PASSWORD 'right' NOSUPERUSER NOBYPASSRLS; \
+                 GRANT CREATE ON DATABASE {} TO {login}",
+                database.split('?').next().unwrap()
+            ))
+            .await
+            .unwrap();
+        let (scheme, rest) = self.url.split_once("://").unwrap();
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        Self { url: format!("{scheme}://{login}:right@{host}"), schema: login.clone() }
+    }
+
     pub(crate) fn options(&self) -> PostgresOptions {
         PostgresOptions::new(&self.url).unwrap().with_schema(&self.schema).unwrap()
     }
@@ -61,19 +78,29 @@ impl Database {
     /// A store with nothing in it.
     pub(crate) async fn fresh(&self) -> PostgresStore {
         let store = self.options().with_connections(4).open().await.unwrap();
+        self.clear().await;
+        store
+    }
+
+    /// Leaves nothing in it.
+    pub(crate) async fn clear(&self) {
         self.run(
             "DELETE FROM tokens; DELETE FROM owners; DELETE FROM users; DELETE FROM revoked_jwts; \
              DELETE FROM changes; DELETE FROM audit; UPDATE audit_chain SET anchor = 0, head = 0, \
              anchor_hash = decode(repeat('00', 32), 'hex'), head_hash = decode(repeat('00', 32), 'hex')",
         )
         .await;
-        store
+    }
+
+    async fn client_anywhere(&self) -> Client {
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
     }
 
     /// A connection that sees the schema.
     pub(crate) async fn client(&self) -> Client {
-        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
-        tokio::spawn(connection);
+        let client = self.client_anywhere().await;
         client.batch_execute(&format!("SET search_path = {}", self.schema)).await.unwrap();
         client
     }

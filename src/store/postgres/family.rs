@@ -18,24 +18,38 @@ use crate::{
     token::TokenRecord,
 };
 
-/// In each, the union drops what was reached before, so circles end.
-pub(super) const CHILDREN: &str = "
-    WITH RECURSIVE gone (id) AS (
-        SELECT $1::uuid
-        UNION SELECT t.id FROM gone JOIN tokens AS t ON t.parent = gone.id
-              WHERE $2::text IS NULL OR t.user_id = $2
-    )
-    SELECT t.id, t.digest FROM gone JOIN tokens AS t ON t.id = gone.id WHERE t.id <> $1";
-/// PostgreSQL lets the recursion stand once only, so both ways are in one step.
-pub(super) const MINTED: &str = "
-    WITH RECURSIVE gone (id) AS (
-        SELECT $1::uuid
-        UNION SELECT next.id FROM gone CROSS JOIN LATERAL (
-            SELECT t.id, t.user_id FROM tokens AS t WHERE t.parent = gone.id
-            UNION ALL SELECT t.id, t.user_id FROM tokens AS t WHERE t.created_by = gone.id
-        ) AS next WHERE $2::text IS NULL OR next.user_id = $2
-    )
-    SELECT t.id, t.digest FROM gone JOIN tokens AS t ON t.id = gone.id WHERE t.id <> $1";
+/// All that end with the token that is named. There is an index for each part.
+macro_rules! children_of {
+    ($parent:literal) => {
+        concat!(
+            "SELECT t.id, t.user_id FROM tokens AS t WHERE t.parent = ",
+            $parent,
+            " AND t.revoked_at IS NULL UNION ALL SELECT t.id, t.user_id FROM tokens AS t WHERE t.parent = ",
+            $parent,
+            " AND t.revoked_at IS NOT NULL"
+        )
+    };
+}
+pub(super) use children_of;
+
+/// In each, the union drops what was reached before, so circles end. PostgreSQL lets the recursion stand once only, so
+/// all ways are in one step.
+macro_rules! followers {
+    ($($step:expr),*) => {
+        concat!(
+            "WITH RECURSIVE gone (id) AS (SELECT $1::uuid UNION SELECT next.id FROM gone CROSS JOIN LATERAL (",
+            $($step,)*
+            ") AS next WHERE $2::text IS NULL OR next.user_id = $2)
+             SELECT t.id, t.digest FROM gone JOIN tokens AS t ON t.id = gone.id WHERE t.id <> $1"
+        )
+    };
+}
+
+pub(super) const CHILDREN: &str = followers!(children_of!("gone.id"));
+pub(super) const MINTED: &str = followers!(
+    children_of!("gone.id"),
+    " UNION ALL SELECT t.id, t.user_id FROM tokens AS t WHERE t.created_by = gone.id"
+);
 
 pub(super) const ACTIVE_TO_CHANGE: &str = select!(
     "WHERE t.user_id = $1 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $2) \

@@ -12,6 +12,7 @@ use tokio_postgres::{
 #[cfg(feature = "postgres-tls")]
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::wall::EVERYTHING;
 use crate::error::ConfigError;
 #[cfg(feature = "postgres-tls")]
 use crate::outbound::tls;
@@ -32,6 +33,7 @@ pub(super) struct Target {
     pub(super) connections: usize,
     pub(super) timeout: Duration,
     pub(super) watch_interval: Duration,
+    pub(super) row_security: bool,
     /// Whether what is sent can be read on the way.
     pub(super) exposed: bool,
 }
@@ -48,6 +50,7 @@ impl Target {
             connections: 8,
             timeout: Duration::from_secs(4),
             watch_interval: Duration::from_millis(500),
+            row_security: false,
             exposed: remote && !encrypted,
         };
         target.config.ssl_mode(if encrypted { SslMode::Require } else { SslMode::Disable });
@@ -64,13 +67,14 @@ impl Target {
     /// What each connection is told first.
     pub(super) fn settings(&self) -> String {
         // Less than the whole call has, so that the server says why. There is an index for each look-up; where
-        // PostgreSQL takes a table for small, or knows nothing of it yet, it might read all of it instead.
+        // PostgreSQL takes a table for small, or knows nothing of it yet, it might read all of it instead, or all that
+        // an index leads to before the first rows in its order.
         let statement = self.timeout.as_millis() * 3 / 4;
         format!(
             "SET search_path = \"{}\"; SET statement_timeout = {statement}; \
              SET idle_in_transaction_session_timeout = {}; SET jit = off; \
-             SET enable_seqscan = off; \
-             SET default_transaction_isolation = 'read committed'",
+             SET enable_seqscan = off; SET enable_bitmapscan = off; \
+             SET default_transaction_isolation = 'read committed'; SET keyward.scope = '{EVERYTHING}'",
             self.schema,
             self.timeout.as_millis() * 2,
         )

@@ -33,6 +33,7 @@ mod session;
 mod upkeep;
 mod usage;
 mod users;
+mod wall;
 
 pub use options::PostgresOptions;
 
@@ -111,17 +112,20 @@ impl TokenStore for PostgresStore {
 
     async fn get(&self, owner: Owner<'_>, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
         let owner = owner.user().cloned();
-        self.server.read(work!(|session, owner| queries::get(session, owner.as_ref(), id))).await
+        let work = work!(|session, owner| queries::get(session, owner.as_ref(), id));
+        self.server.read_of(owner.as_ref(), work).await
     }
 
     async fn list(&self, owner: Owner<'_>, page: Page) -> Result<Vec<TokenRecord>, StoreError> {
         let owner = owner.user().cloned();
-        self.server.read(work!(|session, owner| queries::list(session, owner.as_ref(), page))).await
+        let work = work!(|session, owner| queries::list(session, owner.as_ref(), page));
+        self.server.read_of(owner.as_ref(), work).await
     }
 
     async fn count(&self, owner: Owner<'_>) -> Result<u64, StoreError> {
         let owner = owner.user().cloned();
-        self.server.read(work!(|session, owner| queries::count(session, owner.as_ref()))).await
+        let work = work!(|session, owner| queries::count(session, owner.as_ref()));
+        self.server.read_of(owner.as_ref(), work).await
     }
 
     async fn update(
@@ -133,7 +137,10 @@ impl TokenStore for PostgresStore {
         let owner = owner.user().cloned();
         let takes_away = change.revoked_at.is_some() || matches!(change.disabled_at, Some(Some(_)));
         let work = work!(|session, owner, change| queries::update(session, owner.as_ref(), id, &change));
-        if takes_away { self.server.write_surely(work).await } else { self.server.write(work).await }
+        match takes_away {
+            true => self.server.write_surely_of(owner, work).await,
+            false => self.server.write_of(owner.as_ref(), work).await,
+        }
     }
 
     async fn rotate(
@@ -144,11 +151,12 @@ impl TokenStore for PostgresStore {
     ) -> Result<Option<TokenRecord>, StoreError> {
         let owner = owner.user().cloned();
         let work = work!(|session, owner, rotation| queries::rotate(session, owner.as_ref(), id, &rotation));
-        self.server.write(work).await
+        self.server.write_of(owner.as_ref(), work).await
     }
 
     async fn revoke_all(&self, owner: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
-        self.server.write_surely(work!(|session, owner| queries::revoke_all(session, &owner, at))).await
+        let work = work!(|session, owner| queries::revoke_all(session, &owner, at));
+        self.server.write_surely_of(Some(owner.clone()), work).await
     }
 
     async fn revoke(
@@ -160,7 +168,7 @@ impl TokenStore for PostgresStore {
     ) -> Result<Option<Revoked>, StoreError> {
         let owner = owner.user().cloned();
         let work = work!(|session, owner| family::revoke(session, owner.as_ref(), id, at, reach));
-        self.server.write_surely(work).await
+        self.server.write_surely_of(owner, work).await
     }
 
     async fn insert_making_room(&self, record: &TokenRecord, room: &Room) -> Result<Vec<Ended>, StoreError> {
@@ -198,7 +206,8 @@ impl TokenStore for PostgresStore {
     }
 
     async fn offboard(&self, user: &UserId, at: UnixTime) -> Result<Vec<TokenDigest>, StoreError> {
-        self.server.write_surely(work!(|session, user| users::offboard(session, &user, at))).await
+        let work = work!(|session, user| users::offboard(session, &user, at));
+        self.server.write_surely_of(Some(user.clone()), work).await
     }
 
     async fn purge(&self, _: &AdminProof, purge: &Purge) -> Result<Purged, StoreError> {

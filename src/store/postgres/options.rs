@@ -93,6 +93,28 @@ impl PostgresOptions {
         self
     }
 
+    /// Has the database itself check that a call for one user sees that user's tokens alone and changes no others: a
+    /// second wall behind the conditions that each of this store's statements has. Off by default.
+    ///
+    /// The first store that is opened with this switches row-level security on for the tables `tokens` and `usage`, for
+    /// which its database user must have made them. From then on whoever is neither a superuser nor has `BYPASSRLS`
+    /// sees no token unless they first `SET keyward.scope`, to `*` or `user:` and an id. So another program on the same
+    /// database, a report for instance, sees nothing by mistake; this is no protection from somebody who can run
+    /// any SQL as this user. Stores without this option go on as before, but without the wall. To take it down, run
+    /// `ALTER TABLE keyward.tokens DISABLE ROW LEVEL SECURITY`, and the same for `keyward.usage`.
+    ///
+    /// Looking for a presented key, operators' calls, counting uses and cleaning up concern all users; so does storing a
+    /// new token, whose parent must be seen to be somebody else's. Each call for one user takes a round trip to
+    /// the server more, reading ones three.
+    ///
+    /// A database user for whom it does not hold is refused with
+    /// [`StoreErrorKind::Incompatible`](crate::store::StoreErrorKind::Incompatible) when the store is opened.
+    #[must_use]
+    pub fn with_row_level_security(mut self, on: bool) -> Self {
+        self.0.row_security = on;
+        self
+    }
+
     /// Trusts the certificate authorities in `pem` (RFC 7468, section 5) and no others, where the connection is
     /// encrypted: for a server inside a company.
     ///

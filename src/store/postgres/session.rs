@@ -15,8 +15,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Row, types::ToSql};
 
-use super::{failure::Failure, link::Target, schema};
-use crate::store::{StoreError, StoreErrorKind};
+use super::{failure::Failure, link::Target, schema, wall};
+use crate::{
+    id::UserId,
+    store::{StoreError, StoreErrorKind},
+};
 
 /// How often work is begun anew that was broken off before it changed anything.
 const ATTEMPTS: usize = 3;
@@ -90,7 +93,10 @@ impl Server {
     async fn ready(&self) -> Result<(), Failure> {
         let migrate = || async {
             let mut session = self.session().await?;
-            let done = schema::migrate(&session, &self.target.schema).await;
+            let mut done = schema::migrate(&session, &self.target.schema).await;
+            if done.is_ok() && self.target.row_security {
+                done = wall::raise(&session).await;
+            }
             if done.is_ok() {
                 session.keep();
             }
@@ -123,6 +129,18 @@ impl Server {
         .await
     }
 
+    /// Like [`read`](Self::read), for one user or for all. With row-level security, for nobody else's.
+    pub(super) async fn read_of<T>(
+        &self,
+        owner: Option<&UserId>,
+        work: impl for<'a> Fn(&'a Session) -> Work<'a, T> + Send + Sync,
+    ) -> Result<T, StoreError> {
+        match owner.filter(|_| self.target.row_security) {
+            Some(_) => self.write_of(owner, work).await,
+            None => self.read(work).await,
+        }
+    }
+
     /// Has `work` done in a transaction. It is begun anew when the connection turns out to be dead, or when
     /// others were in its way, but not once it may have been committed. If the caller gives up it is undone: nobody
     /// would learn the key of a token that is stored then.
@@ -130,7 +148,17 @@ impl Server {
         &self,
         work: impl for<'a> Fn(&'a Session) -> Work<'a, T> + Send + Sync,
     ) -> Result<T, StoreError> {
-        self.attempt(|session| session.transact(&work)).await
+        self.write_of(None, work).await
+    }
+
+    /// The same for one user or for all. With row-level security, with nobody else's.
+    pub(super) async fn write_of<T>(
+        &self,
+        owner: Option<&UserId>,
+        work: impl for<'a> Fn(&'a Session) -> Work<'a, T> + Send + Sync,
+    ) -> Result<T, StoreError> {
+        let scope = owner.filter(|_| self.target.row_security);
+        self.attempt(|session| session.transact(scope, &work)).await
     }
 
     /// Like [`write`](Self::write), also if the caller gives up: what takes rights away is done.
@@ -138,8 +166,17 @@ impl Server {
         self: &Arc<Self>,
         work: impl for<'a> Fn(&'a Session) -> Work<'a, T> + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
+        self.write_surely_of(None, work).await
+    }
+
+    /// The same as [`write_of`](Self::write_of).
+    pub(super) async fn write_surely_of<T: Send + 'static>(
+        self: &Arc<Self>,
+        owner: Option<UserId>,
+        work: impl for<'a> Fn(&'a Session) -> Work<'a, T> + Send + Sync + 'static,
+    ) -> Result<T, StoreError> {
         let server = Arc::clone(self);
-        let done = tokio::spawn(async move { server.write(work).await });
+        let done = tokio::spawn(async move { server.write_of(owner.as_ref(), work).await });
         done.await.unwrap_or_else(|_| {
             Err(StoreError::new(StoreErrorKind::Unavailable, "an internal error ended the call"))
         })
@@ -220,9 +257,20 @@ impl Session {
         self.logged.fetch_add(1, Ordering::Relaxed).is_multiple_of(every)
     }
 
-    async fn transact<T>(mut self, work: impl for<'a> Fn(&'a Self) -> Work<'a, T>) -> Result<T, Failure> {
+    async fn transact<T>(
+        mut self,
+        scope: Option<&UserId>,
+        work: impl for<'a> Fn(&'a Self) -> Work<'a, T>,
+    ) -> Result<T, Failure> {
         self.batch("BEGIN").await?;
-        let done = work(&self).await;
+        let narrowed = match scope {
+            Some(user) => wall::narrow(&self, user).await,
+            None => Ok(()),
+        };
+        let done = match narrowed {
+            Ok(()) => work(&self).await,
+            Err(failure) => Err(failure),
+        };
         let ended = self.batch(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await;
         if ended.is_ok() {
             self.keep();

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{
     failure::Failure,
+    family::children_of,
     rows::{decode, get, readable, select, token_id, uuid},
     session::Session,
 };
@@ -29,14 +30,18 @@ const HOLD: &str = "
     ORDER BY t.id FOR UPDATE OF t";
 
 /// But for those that others still end with, which are not to be removed now, and what those end with.
-pub(super) const REMOVE: &str = "
+pub(super) const REMOVE: &str = concat!(
+    "
     WITH RECURSIVE kept (id) AS (
         SELECT held.id FROM unnest($1::uuid[]) AS held (id) CROSS JOIN LATERAL (
-            SELECT FROM tokens AS child WHERE child.parent = held.id AND child.id <> ALL ($1) LIMIT 1
+            SELECT FROM (",
+    children_of!("held.id"),
+    ") AS child WHERE child.id <> ALL ($1) LIMIT 1
         ) AS child
         UNION SELECT t.parent FROM kept JOIN tokens AS t ON t.id = kept.id WHERE t.parent = ANY ($1)
     )
-    DELETE FROM tokens AS t WHERE t.id = ANY ($1) AND NOT EXISTS (SELECT FROM kept WHERE kept.id = t.id)";
+    DELETE FROM tokens AS t WHERE t.id = ANY ($1) AND NOT EXISTS (SELECT FROM kept WHERE kept.id = t.id)"
+);
 
 /// These tokens, what they end with, and so on. The union drops what was reached before, so circles end.
 pub(super) const ANCESTORS: &str = select!(

@@ -52,9 +52,9 @@ macro_rules! expiry_seal {
     };
 }
 
-/// All rows are locked in the order of their ids, so that two batches never wait for each other. Damaged ones stay
-/// as they are: a new seal would hide the damage. The ids stand at both tables, so that no seal of other rows is computed
-/// whatever the plan is. The rules are those of [`Usage::apply`].
+/// The batch is in the order of its ids, and so are all rows locked: two batches never wait for each other. Each row is
+/// looked up by itself, so that no seal of other rows is computed whatever the plan is. Damaged ones stay as they are: a
+/// new seal would hide the damage. The rules are those of [`Usage::apply`].
 pub(super) const RECORD: &str = concat!(
     "
     WITH batch AS (
@@ -66,16 +66,18 @@ pub(super) const RECORD: &str = concat!(
         SELECT u.*, b.uses, b.used, b.ip, b.period, b.since, b.amount, b.merged,
                u.last_used IS NULL OR u.last_used < b.used AS later,
                CASE
-                   WHEN b.period IS NULL OR b.period IS DISTINCT FROM t.quota_period THEN 'keep'
+                   WHEN b.period IS NULL THEN 'keep'
+                   WHEN b.period IS DISTINCT FROM (SELECT quota_period FROM tokens WHERE tokens.id = b.id) THEN 'keep'
                    WHEN u.quota_since IS NULL OR u.quota_since < b.since THEN 'replace'
                    WHEN u.quota_since > b.since AND u.quota_period = b.period THEN 'keep'
                    ELSE 'add'
                END AS quota
-        FROM batch AS b JOIN usage AS u ON u.id = b.id JOIN tokens AS t ON t.id = b.id
-        WHERE u.id = ANY ($1) AND u.seal = ",
-    usage_seal!("u"),
+        FROM batch AS b CROSS JOIN LATERAL (
+            SELECT * FROM usage WHERE usage.id = b.id AND usage.seal = ",
+    usage_seal!("usage"),
     "
-        ORDER BY u.id FOR UPDATE OF u
+            FOR UPDATE
+        ) AS u
     ), added AS (
         SELECT id,
                CASE WHEN later THEN used ELSE last_used END AS last_used,
@@ -98,11 +100,14 @@ pub(super) const RECORD: &str = concat!(
         FROM added WHERE u.id = added.id
     ), renewed AS MATERIALIZED (
         SELECT t.id, b.renewed_to AS expires_at, b.used
-        FROM batch AS b JOIN tokens AS t ON t.id = b.id
-        WHERE t.id = ANY ($1) AND b.renewed_to > t.expires_at AND t.rolling AND t.revoked_at IS NULL AND t.expires_seal = ",
-    expiry_seal!("t"),
+        FROM batch AS b CROSS JOIN LATERAL (
+            SELECT tokens.id FROM tokens
+            WHERE tokens.id = b.id AND b.renewed_to > tokens.expires_at AND tokens.rolling
+                AND tokens.revoked_at IS NULL AND tokens.expires_seal = ",
+    expiry_seal!("tokens"),
     "
-        ORDER BY t.id FOR UPDATE OF t
+            FOR UPDATE
+        ) AS t
     )
     UPDATE tokens AS t SET
         expires_at = renewed.expires_at, warn_from = least(renewed.used, 9223372036854775806) + 1, expires_seal = ",
@@ -181,12 +186,13 @@ async fn record_round(session: &Session, batch: &[&Usage], habits: &[Option<Stri
     written.map(drop)
 }
 
-/// The batch in parts in which each token stands once; mostly there is one.
+/// The batch in parts in which each token stands once, in the order of their ids; mostly there is one.
 fn rounds(batch: &[Usage]) -> Vec<Vec<&Usage>> {
     let (mut rounds, mut rest) = (Vec::new(), batch.iter().collect::<Vec<_>>());
     while !rest.is_empty() {
         let mut ids = HashSet::new();
-        let (round, later) = rest.into_iter().partition(|usage| ids.insert(usage.id));
+        let (mut round, later): (Vec<&Usage>, _) = rest.into_iter().partition(|usage| ids.insert(usage.id));
+        round.sort_unstable_by_key(|usage| usage.id);
         rounds.push(round);
         rest = later;
     }

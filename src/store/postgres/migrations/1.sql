@@ -29,9 +29,9 @@ CREATE TABLE tokens (
 );
 CREATE INDEX tokens_user ON tokens (user_id, id DESC);
 CREATE INDEX tokens_living ON tokens (user_id, expires_at) WHERE revoked_at IS NULL;
-CREATE INDEX tokens_parent ON tokens (parent) WHERE parent IS NOT NULL;
--- Of those that are dead there may be any number.
+-- Of those that are dead there may be any number, so nothing must lead to both.
 CREATE INDEX tokens_children ON tokens (parent, expires_at) WHERE parent IS NOT NULL AND revoked_at IS NULL;
+CREATE INDEX tokens_dead_children ON tokens (parent) WHERE parent IS NOT NULL AND revoked_at IS NOT NULL;
 CREATE INDEX tokens_created_by ON tokens (created_by) WHERE created_by IS NOT NULL;
 CREATE INDEX tokens_warn_from ON tokens (warn_from)
     WHERE warn_from IS NOT NULL AND expires_at IS NOT NULL AND revoked_at IS NULL AND successor IS NULL;
