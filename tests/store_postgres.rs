@@ -704,7 +704,7 @@ async fn row_level_security_is_a_second_wall() {
     assert_eq!(store.find(&bobs.digest).await.unwrap(), Some(bobs.clone()));
     assert_eq!(store.count(Owner::User(&star)).await.unwrap(), 0);
     let plain = options().open().await.unwrap();
-    assert_eq!(plain.list(Owner::User(&bob), Page::first(9)).await.unwrap(), [bobs.clone()]);
+    assert_eq!(plain.list(Owner::User(&bob), Page::first(9)).await.unwrap(), vec![bobs.clone()]);
 
     // Each call for one user is narrowed: it finds nothing where the database lets only others through.
     all.run(
