@@ -663,11 +663,16 @@ async fn row_level_security_is_a_second_wall() {
     let error = all.options().with_row_level_security(true).open().await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Incompatible, "for a superuser it would hold nothing");
     assert!(error.to_string().contains("BYPASSRLS"), "{error}");
+    assert_eq!(all.value("SELECT count(*) FROM pg_policies WHERE schemaname = current_schema").await, "0");
     all.run(&format!("DROP SCHEMA {} CASCADE", all.schema)).await;
 
     let app = all.for_a_user_without_exemption().await;
     let options = || app.options().with_connections(1);
-    let store = options().with_row_level_security(true).open().await.unwrap();
+    let mut starting = JoinSet::new();
+    for _ in 0..4 {
+        starting.spawn(options().with_row_level_security(true).open());
+    }
+    let store = starting.join_all().await.into_iter().map(Result::unwrap).next().unwrap();
     let bobs = record_of("bob", 2);
     store.insert(&record(1), None).await.unwrap();
     store.insert(&bobs, None).await.unwrap();

@@ -24,29 +24,38 @@ const RAISE: &str = "
 ";
 
 const STANDS: &str = "
-    SELECT bool_and(relrowsecurity AND relforcerowsecurity) FROM pg_class
-    WHERE oid IN (to_regclass('tokens'), to_regclass('usage'))";
+    SELECT bool_and(relrowsecurity AND relforcerowsecurity AND EXISTS (
+        SELECT FROM pg_policy WHERE polrelid = c.oid AND polname = 'keyward_scope'
+    )) FROM pg_class AS c WHERE oid IN (to_regclass('tokens'), to_regclass('usage'))";
 
 /// Makes the database check it, if it does not yet, and makes sure that it does for this user.
 pub(super) async fn raise(session: &Session) -> Result<(), Failure> {
-    if !session.one(STANDS, &[]).await?.try_get::<_, bool>(0)? {
+    // Before anything is changed: others would be behind a wall that this one asked for in vain.
+    let sql = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user";
+    if session.one(sql, &[]).await?.try_get::<_, bool>(0)? {
+        return Err(no_wall());
+    }
+    let stands = async || Ok::<bool, Failure>(session.one(STANDS, &[]).await?.try_get(0)?);
+    if !stands().await? {
         session.batch("BEGIN").await?;
         let done = async {
             session.lock("migration", "").await?;
-            session.batch(RAISE).await
+            // Another process may have done it meanwhile.
+            if stands().await? { Ok(()) } else { session.batch(RAISE).await }
         };
         let done = done.await;
         session.batch(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
         done?;
     }
     let sql = "SELECT row_security_active('tokens') AND row_security_active('usage')";
-    if session.one(sql, &[]).await?.try_get::<_, bool>(0)? {
-        return Ok(());
-    }
-    Err(Failure::new(
+    if session.one(sql, &[]).await?.try_get::<_, bool>(0)? { Ok(()) } else { Err(no_wall()) }
+}
+
+fn no_wall() -> Failure {
+    Failure::new(
         StoreErrorKind::Incompatible,
         "row-level security holds for nobody who is a superuser or has BYPASSRLS; use a database user who is neither",
-    ))
+    )
 }
 
 /// Narrows what is seen until the end of the transaction.
