@@ -90,6 +90,8 @@
 //! | `api` | the key routes and that of the audit log, mountable in an axum router |
 //! | `sqlite` | the embedded store on the system's SQLite, 3.51.3 or newer |
 //! | `sqlite-bundled` | the embedded store with SQLite compiled in |
+//! | `postgres` | the store on a PostgreSQL server, 13 or newer, on this machine or without encryption |
+//! | `postgres-tls` | the same over TLS, which a server on another machine needs |
 //! | `jwt` | [`jwt`]: JSON Web Tokens, with the signatures of AWS-LC |
 //! | `jwt-rust-crypto` | the same without C code; with both on, AWS-LC is used |
 //! | `jwks` | keys of an issuer by URL and by OpenID Connect Discovery, with an HTTPS client |
@@ -124,7 +126,7 @@ pub mod metrics;
 #[path = "metrics/off.rs"]
 mod metrics;
 pub mod net;
-#[cfg(any(feature = "_jwt", feature = "_https"))]
+#[cfg(any(feature = "_jwt", feature = "_https", feature = "postgres-tls"))]
 mod outbound;
 pub mod principal;
 pub mod scope;

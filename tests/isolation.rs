@@ -2,6 +2,8 @@
 //! every way of forgetting an owner.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
+#[path = "support/postgres.rs"]
+mod postgres;
 mod support;
 
 use std::{
@@ -66,8 +68,12 @@ fn key_routes() -> Isolation {
 async fn the_key_routes_are_isolated() {
     let folder = tempfile::tempdir().unwrap();
     let sqlite = SqliteStore::open(folder.path().join("tokens.db")).await.unwrap();
-    let stores: [(&str, Arc<dyn TokenStore>); 2] =
-        [("memory", Arc::new(MemoryStore::new())), ("sqlite", Arc::new(sqlite))];
+    let mut stores: Vec<(&str, Arc<dyn TokenStore>)> =
+        vec![("memory", Arc::new(MemoryStore::new())), ("sqlite", Arc::new(sqlite))];
+    let database = postgres::Database::new();
+    if let Some(database) = &database {
+        stores.push(("postgres", Arc::new(database.open().await)));
+    }
     for (name, store) in stores {
         let events = RecordingSink::default();
         let tokens = TokenManager::builder(store).with_audit(events.clone()).build();

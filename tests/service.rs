@@ -1,4 +1,5 @@
-//! The example service from outside: a real process, real sockets, a real SQLite file.
+//! The example service from outside: a real process, real sockets, a real SQLite file; with
+//! `KEYWARD_TEST_SERVICE_STORE=postgres` a real PostgreSQL server.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,7 +17,7 @@ use std::{
 
 use keyward::{
     AdminProof,
-    store::{Purge, SqliteStore, TokenStore},
+    store::Purge,
     time::{Clock, SystemClock},
     token::Lifetimes,
 };
@@ -74,7 +75,7 @@ fn remove_what_ended(folder: &Path) -> u64 {
     let purge = Purge::new(SystemClock.now(), Lifetimes::default(), 100);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = SqliteStore::open(folder.join("keyward.db")).await.unwrap();
+        let store = service_process::open_store(folder).await;
         store.purge(&proof, &purge).await.unwrap().removed
     })
 }
@@ -353,6 +354,11 @@ fn wrong_settings_refuse_to_start_with_a_sentence() {
         ("KEYWARD_TRUSTED_PROXIES", "0.0.0.0/0", "trusts everybody"),
         ("KEYWARD_LISTEN", "nonsense", "cannot listen"),
         ("KEYWARD_DATABASE_URL", "mysql://x", "sqlite:PATH"),
+        (
+            "KEYWARD_DATABASE_URL",
+            "postgres://k:s@db.example.com/keys?sslmode=prefer",
+            "switch encryption off",
+        ),
         ("KEYWARD_DATABASE_URL", "sqlite:/proc/nowhere/keys.db", "store"),
         ("KEYWARD_DATABASE_URL", &corrupt, "store"),
     ] {

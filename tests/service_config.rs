@@ -127,7 +127,8 @@ fn all_mistakes_are_told_in_one_go_and_no_secret_with_them() {
 - environment variable API_TOKENS: entry 1 of the static token list ";
         assert!(output.stderr.starts_with(expected), "{}", output.stderr);
         for end in [
-            "\n- environment variable KEYWARD_DATABASE_URL: must be `sqlite:PATH` or `memory:`\n",
+            "\n- environment variable KEYWARD_DATABASE_URL: must be `sqlite:PATH`, `postgres://user:password@host/database` \
+             or `memory:`\n",
             "\n- environment variable KEYWARD_MAX_FAILURES_PER_MINUTE: must be a whole number from 0 to 4294967295\n",
             "\nwarning: environment variable KEYWARD_BOOTSTRAPP: not known, so without effect; the nearest is \
              KEYWARD_BOOTSTRAP\n",

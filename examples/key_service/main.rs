@@ -22,7 +22,7 @@ use keyward::{
     jwt::JwtAuth,
     manage::{ListQuery, NewToken, TokenError},
     scope::RoleSet,
-    store::{AuditStore, MemoryStore, SqliteOptions, SqliteStore, TokenStore},
+    store::{AuditStore, MemoryStore, PostgresOptions, SqliteOptions, SqliteStore, TokenStore},
     token::TokenClass,
     watch::Watch,
 };
@@ -137,6 +137,10 @@ async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Bo
             for_both(SqliteOptions::new(path).open_late()?)
         }
         Database::Sqlite(path) => for_both(SqliteStore::open(path).await?),
+        Database::Postgres(options) if settings.emergency.is_some() => {
+            for_both(PostgresOptions::clone(options).open_late()?)
+        }
+        Database::Postgres(options) => for_both(PostgresOptions::clone(options).open().await?),
     };
     let log = AuditLog::builder(entries).with_clock(clock());
     let (audit, log) = match settings.audit_retention {

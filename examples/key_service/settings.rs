@@ -3,13 +3,13 @@
 use std::{collections::HashSet, fmt, fs, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
 use keyward::{
-    UserId,
+    ConfigError, UserId,
     auth::EmergencyAuth,
     config::{Reader, Secret, Sources},
     jwt::{Algorithm, JwtAuth, KeySet, VerifyingKey},
     limit::FailureLimit,
     net::{ForwardedHeader, IpList, TrustedProxies},
-    store::StaticList,
+    store::{PostgresOptions, StaticList},
     time::UnixTime,
 };
 
@@ -70,6 +70,7 @@ pub(crate) enum KeySource {
 pub(crate) enum Database {
     Memory,
     Sqlite(PathBuf),
+    Postgres(Box<PostgresOptions>),
 }
 
 impl Settings {
@@ -250,7 +251,7 @@ fn read_keys(path: PathBuf) -> Result<KeySet, String> {
 }
 
 impl FromStr for Database {
-    type Err = &'static str;
+    type Err = ConfigError;
 
     fn from_str(url: &str) -> Result<Self, Self::Err> {
         match url.split_once(':') {
@@ -258,7 +259,12 @@ impl FromStr for Database {
             Some(("sqlite", path)) if !path.trim_start_matches('/').is_empty() => {
                 Ok(Self::Sqlite(path.strip_prefix("//").unwrap_or(path).into()))
             }
-            _ => Err("must be `sqlite:PATH` or `memory:`"),
+            Some(("postgres" | "postgresql", _)) => {
+                PostgresOptions::new(url).map(|options| Self::Postgres(Box::new(options)))
+            }
+            _ => Err(ConfigError::new(
+                "must be `sqlite:PATH`, `postgres://user:password@host/database` or `memory:`",
+            )),
         }
     }
 }
@@ -268,6 +274,8 @@ impl fmt::Display for Database {
         match self {
             Self::Memory => f.write_str("memory:"),
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            // Where it is, without the password.
+            Self::Postgres(options) => write!(f, "{options:?}"),
         }
     }
 }
@@ -351,7 +359,8 @@ mod tests {
     #[test]
     fn wrong_values_are_refused_by_name() {
         for (name, value) in [
-            ("KEYWARD_DATABASE_URL", "postgres://localhost"),
+            ("KEYWARD_DATABASE_URL", "mysql://localhost"),
+            ("KEYWARD_DATABASE_URL", "postgres://db.example.com/keys?sslmode=prefer"),
             ("KEYWARD_DATABASE_URL", "sqlite:"),
             ("KEYWARD_DATABASE_URL", ""),
             ("KEYWARD_REDIS_URL", "redis://localhost"),

@@ -1,6 +1,6 @@
 //! The HTTPS client.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
@@ -10,11 +10,9 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
+use rustls::RootCertStore;
 
+use super::tls;
 use crate::error::ConfigError;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -34,42 +32,16 @@ pub(crate) struct HttpsClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>
 
 impl HttpsClient {
     pub(crate) fn new() -> Result<Self, ConfigError> {
-        let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-        Self::trusting(roots)
+        Self::trusting(tls::public_roots())
     }
 
     /// Trusts the certificate authorities in `pem` and no others.
     pub(crate) fn with_root_certificates(pem: &[u8]) -> Result<Self, ConfigError> {
-        let unreadable = |_| {
-            ConfigError::new(
-                "these are no root certificates in PEM: give `-----BEGIN CERTIFICATE-----` blocks",
-            )
-        };
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
-            let is_authority = is_authority(&certificate);
-            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
-            if !is_authority {
-                return Err(ConfigError::new(
-                    "a certificate is not an authority's (`CA:TRUE`): whoever has its key could sign for any host; give \
-                     that of the authority which signed it",
-                ));
-            }
-        }
-        if roots.is_empty() {
-            return Err(unreadable(String::new()));
-        }
-        Self::trusting(roots)
+        tls::roots_of(pem).and_then(Self::trusting)
     }
 
     fn trusting(roots: RootCertStore) -> Result<Self, ConfigError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let tls = versions
-            .map_err(|error| ConfigError::new(format!("no TLS: {error}")))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = tls::trusting(roots)?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_LIMIT));
@@ -90,18 +62,6 @@ impl HttpsClient {
         let answer = self.0.request(request.map(Full::new)).await.map_err(|error| with_causes(&error))?;
         Ok(answer.map(|body| body.map_err(|error| BrokenOff(with_causes(&error))).boxed_unsync()))
     }
-}
-
-/// Whether the certificate's basic constraints say so (RFC 5280, section 4.2.1.9): the TLS library takes any
-/// certificate for an authority's that it was given as one.
-fn is_authority(der: &[u8]) -> bool {
-    const BASIC_CONSTRAINTS: [u8; 5] = [0x06, 0x03, 0x55, 0x1d, 0x13];
-    let mut extensions = der.windows(5).enumerate().filter(|(_, bytes)| *bytes == BASIC_CONSTRAINTS);
-    extensions.any(|(at, _)| {
-        let value = der.get(at + 5..).unwrap_or_default();
-        let value = value.strip_prefix(&[0x01, 0x01, 0xff]).unwrap_or(value);
-        matches!(value, [0x04, _, 0x30, _, 0x01, 0x01, 0xff, ..])
-    })
 }
 
 /// The error and its causes; that of the client alone says only `client error (Connect)`.

@@ -24,6 +24,10 @@ pub(crate) mod lineage;
 pub(crate) mod lookup;
 mod memory;
 pub(crate) mod noticing;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod seal;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 pub(crate) mod state;
@@ -42,6 +46,8 @@ pub use failure::{StoreError, StoreErrorKind};
 pub use family::{Ended, Reach, Revoked, Room};
 pub use lookup::TokenLookup;
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use static_list::StaticList;

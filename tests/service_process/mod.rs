@@ -8,16 +8,21 @@
     reason = "a test fails by panicking, and uses its part of this"
 )]
 
+#[path = "../support/postgres.rs"]
+pub(crate) mod postgres;
+
 use std::{
+    collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Condvar, Mutex, mpsc},
+    sync::{Arc, Condvar, Mutex, OnceLock, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
 
+use keyward::store::{PostgresStore, SqliteStore, TokenStore};
 use serde_json::Value;
 
 /// An emergency key, and its SHA-256.
@@ -99,13 +104,46 @@ fn program() -> PathBuf {
     program
 }
 
+/// Whether the services keep their keys on a PostgreSQL server, which is asked for by the environment, and not in a
+/// file.
+#[expect(clippy::disallowed_methods, reason = "lets the same tests run on another store")]
+pub(crate) fn is_on_postgres() -> bool {
+    std::env::var("KEYWARD_TEST_SERVICE_STORE").is_ok_and(|store| store == "postgres")
+}
+
+/// The database of the services in `folder`, if it is no file.
+fn database(folder: &Path) -> Option<String> {
+    static SERVER: OnceLock<postgres::Server> = OnceLock::new();
+    static DATABASES: Mutex<Option<HashMap<PathBuf, String>>> = Mutex::new(None);
+    if !is_on_postgres() {
+        return None;
+    }
+    let server = SERVER.get_or_init(|| postgres::Server::start("trust", &[]).expect("a server is installed"));
+    let mut databases = DATABASES.lock().unwrap();
+    let databases = databases.get_or_insert_default();
+    let name = format!("keys_{}", databases.len());
+    let url = databases.entry(folder.to_owned()).or_insert_with(|| server.make_database(&name));
+    Some(url.clone())
+}
+
+/// What the services in `folder` store their keys in.
+pub(crate) async fn open_store(folder: &Path) -> Arc<dyn TokenStore> {
+    match database(folder) {
+        Some(url) => Arc::new(PostgresStore::open(&url).await.unwrap()),
+        None => Arc::new(SqliteStore::open(folder.join("keyward.db")).await.unwrap()),
+    }
+}
+
 /// The service's program in `folder`, without settings of this test's own environment.
 fn command(folder: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program());
     let own = ["API_TOKENS", "RUST_LOG", "KEYWARD_ADMIN_USERS", "KEYWARD_DATABASE_URL", "KEYWARD_BOOTSTRAP"];
-    for name in own.into_iter().chain(["KEYWARD_CONFIG"]) {
+    for name in
+        own.into_iter().chain(["KEYWARD_CONFIG", "KEYWARD_TEST_POSTGRES_URL", "KEYWARD_TEST_SERVICE_STORE"])
+    {
         command.env_remove(name);
     }
+    command.envs(database(folder).map(|url| ("KEYWARD_DATABASE_URL", url)));
     command.current_dir(folder).env("KEYWARD_LISTEN", "127.0.0.1:0").envs(settings.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -10,13 +10,13 @@ use rusqlite::{
     types::{Value, ValueRef},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use sha2::{Digest, Sha256};
 
 use super::failure::Failure;
 use crate::{
     id::{TokenId, UserId},
     limit::{Limits, QuotaUse},
     secret::TokenDigest,
+    store::seal::{self, Sealed},
     time::UnixTime,
     token::{Metadata, TokenClass, TokenRecord},
     watch::Habits,
@@ -242,28 +242,11 @@ fn seal_of_usage(id: TokenId, [last_used, ip, count, quota, habits]: [ValueRef<'
 }
 
 pub(super) fn seal<'a>(values: impl IntoIterator<Item = ValueRef<'a>>) -> i64 {
-    let mut hash = Sha256::new();
-    for value in values {
-        match value {
-            ValueRef::Null => hash.update([0]),
-            ValueRef::Integer(integer) => {
-                hash.update([1]);
-                hash.update(integer.to_le_bytes());
-            }
-            ValueRef::Real(real) => {
-                hash.update([2]);
-                hash.update(real.to_le_bytes());
-            }
-            ValueRef::Text(bytes) => update_bytes(&mut hash, 3, bytes),
-            ValueRef::Blob(bytes) => update_bytes(&mut hash, 4, bytes),
-        }
-    }
-    let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hash.finalize());
-    i64::from_le_bytes([a, b, c, d, e, f, g, h])
-}
-
-fn update_bytes(hash: &mut Sha256, kind: u8, bytes: &[u8]) {
-    hash.update([kind]);
-    hash.update((bytes.len() as u64).to_le_bytes());
-    hash.update(bytes);
+    i64::from_le_bytes(seal::seal(values.into_iter().map(|value| match value {
+        ValueRef::Null => Sealed::Null,
+        ValueRef::Integer(integer) => Sealed::Integer(integer),
+        ValueRef::Real(real) => Sealed::Real(real),
+        ValueRef::Text(bytes) => Sealed::Text(bytes),
+        ValueRef::Blob(bytes) => Sealed::Blob(bytes),
+    })))
 }
