@@ -29,11 +29,11 @@ struct State<J> {
 
 impl<J> State<J> {
     fn next(&mut self) -> Option<J> {
-        if self.urgent_in_a_row < URGENT_IN_A_ROW || self.others.is_empty() {
-            if let Some(job) = self.urgent.pop_front() {
-                self.urgent_in_a_row = self.urgent_in_a_row.saturating_add(1);
-                return Some(job);
-            }
+        if (self.urgent_in_a_row < URGENT_IN_A_ROW || self.others.is_empty())
+            && let Some(job) = self.urgent.pop_front()
+        {
+            self.urgent_in_a_row = self.urgent_in_a_row.saturating_add(1);
+            return Some(job);
         }
         self.urgent_in_a_row = 0;
         self.others.pop_front()
