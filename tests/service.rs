@@ -352,7 +352,7 @@ fn wrong_settings_refuse_to_start_with_a_sentence() {
         ("API_TOKENS", "admin:", "no token"),
         ("API_TOKENS", &double, "repeats an earlier token"),
         ("KEYWARD_TRUSTED_PROXIES", "0.0.0.0/0", "trusts everybody"),
-        ("KEYWARD_LISTEN", "nonsense", "cannot listen"),
+        ("KEYWARD_LISTEN", "nonsense", "an address and a port"),
         ("KEYWARD_DATABASE_URL", "mysql://x", "sqlite:PATH"),
         (
             "KEYWARD_DATABASE_URL",
