@@ -84,8 +84,12 @@ impl World {
     }
 
     async fn visit_by(&self, key: &IssuedToken, agent: &str) -> Vec<Event> {
+        self.visit_as(key, Some(agent)).await
+    }
+
+    async fn visit_as(&self, key: &IssuedToken, agent: Option<&str>) -> Vec<Event> {
         self.events.clear();
-        assert_eq!(ask(&self.app, key, HOME.parse().unwrap(), Some(agent)).await.status, 200);
+        assert_eq!(ask(&self.app, key, HOME.parse().unwrap(), agent).await.status, 200);
         self.alerts()
     }
 
@@ -297,6 +301,26 @@ async fn another_program_is_told_once_and_another_version_is_none() {
     let long = "a b ".repeat(1000);
     let alerts = world.visit_by(&key, &long).await;
     assert!(alerts[0].reason.as_deref().unwrap().len() < 150, "{alerts:?}");
+}
+
+#[tokio::test]
+async fn who_names_no_program_is_noticed_as_well() {
+    let mut world = World::new(Watch::default().with_user_agents(true)).await;
+    for is_cached in [true, false] {
+        let key = world.key().await;
+        world.visit_by(&key, "curl/8").await;
+        if !is_cached {
+            world.restart().await;
+        }
+        let alerts = world.visit_as(&key, None).await;
+        assert_eq!(kinds(&alerts), [Alert::NewUserAgent], "cached: {is_cached}");
+        assert_eq!(alerts[0].reason.as_deref(), Some("none of the 1 programs that are known of it: none"));
+        assert_eq!(world.visit_as(&key, None).await.len(), 0, "it is known");
+        assert_eq!(world.visit_by(&key, "").await.len(), 0, "an empty text says as little");
+    }
+    let key = world.key().await;
+    assert_eq!(world.visit_as(&key, None).await.len(), 0, "the first one is learnt");
+    assert_eq!(kinds(&world.visit_by(&key, "curl/8").await), [Alert::NewUserAgent]);
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ impl Authenticator for ApiKeyAuth {
                     head.note_known();
                 }
                 let (auth, client_ip, method) = (self.clone(), head.client_ip, head.method.clone());
-                let agent = self.lookup.watches_agents().then(|| self.agent(head)).flatten();
+                let agent = self.lookup.watches_agents().then(|| self.agent(head));
                 Verdict::Pending(Box::pin(async move {
                     let credential = auth.lookup.load(digest, client_ip).await;
                     let credential = credential.map_err(|error| error.by(Scheme::ApiKey))?;
@@ -163,22 +163,24 @@ struct Agent {
 impl ApiKeyAuth {
     #[inline]
     fn meet_agent(&self, credential: &Credential, head: &RequestHead<'_>, now: UnixTime) {
-        if let (Some(tracker), Some(text)) = (credential.tracker(), head.headers.get(header::USER_AGENT))
-            && !tracker.is_same_agent(fingerprint(text.as_bytes()))
-            && let Some(agent) = self.agent(head)
+        if let Some(tracker) = credential.tracker()
+            && !tracker.is_same_agent(fingerprint(user_agent(head)))
         {
-            self.note_agent(credential, &agent, head.client_ip, now);
+            self.note_agent(credential, &self.agent(head), head.client_ip, now);
         }
     }
 
     #[cold]
-    fn agent(&self, head: &RequestHead<'_>) -> Option<Agent> {
-        let text = head.headers.get(header::USER_AGENT)?.as_bytes();
+    fn agent(&self, head: &RequestHead<'_>) -> Agent {
+        let text = user_agent(head);
         let lossy = String::from_utf8_lossy(text);
         let hides = head.shares_text_with_credential(&lossy) || self.lookup.inner().format.finds_key(&lossy);
-        let excerpt =
-            if hides { "not told, since a credential is in it".to_owned() } else { excerpt(&lossy) };
-        Some(Agent { print: fingerprint(text), words: agent_words(text), excerpt })
+        let excerpt = match hides {
+            true => "not told, since a credential is in it".to_owned(),
+            false if lossy.trim().is_empty() => "none".to_owned(),
+            false => excerpt(&lossy),
+        };
+        Agent { print: fingerprint(text), words: agent_words(text), excerpt }
     }
 
     #[cold]
@@ -189,6 +191,13 @@ impl ApiKeyAuth {
             self.lookup.tell(credential, client_ip, finding, &agent.excerpt);
         }
     }
+}
+
+/// What a client says of its program. One that says nothing is a program of its own, so that nobody escapes notice by
+/// silence.
+#[inline]
+fn user_agent<'a>(head: &RequestHead<'a>) -> &'a [u8] {
+    head.headers.get(header::USER_AGENT).map_or(b"", HeaderValue::as_bytes)
 }
 
 /// The beginning of a text that a client chose, without what may be a secret: long words are cut.
