@@ -381,6 +381,38 @@ async fn a_spike_against_its_own_past_is_told_once_an_hour() {
     assert_eq!(use_it(&world, 1300).await, [], "that is its usual now");
 }
 
+// ---- clocks that are wrong ---------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_clock_that_was_a_day_ahead_switches_nothing_off_and_alerts_nobody() {
+    let watch = Watch::default().with_spike(Some(Spike::new(10, 100).unwrap()));
+    let mut world = World::new(watch).await;
+    let key = world.key().await;
+    let elsewhere = ["198.51.100.1", "198.51.101.1", "198.51.102.1", "198.51.103.1"];
+    world.visit(&key, [HOME]).await;
+    world.restart().await;
+    let right = world.clock.now().saturating_add(2 * DAY);
+    // The host boots with a wrong clock, serves, and is corrected.
+    world.clock.set(right.saturating_add(DAY));
+    world.restart().await;
+    world.visit(&key, elsewhere.into_iter().chain([HOME])).await;
+    world.restart().await;
+    world.clock.set(right);
+    world.restart().await;
+    let shared = |alerts: &[Event]| kinds(alerts).iter().any(|alert| alert.name() == "shared_token");
+    assert!(!shared(&world.visit(&key, [HOME, "203.0.113.9"]).await), "two networks, since it is today");
+    world.tokens.flush().await.unwrap();
+    let stored = world.tokens.get(&user("alice"), key.record.id).await.unwrap().habits.unwrap();
+    let times = stored.networks.iter().map(|network| network.at).chain(stored.hour);
+    assert!(times.chain(stored.shared_at).all(|at| at <= right), "{stored:?}");
+    // All that is looked for is found.
+    world.visit(&key, std::iter::repeat_n(HOME, 101)).await;
+    world.tokens.flush().await.unwrap();
+    assert!(matches!(kinds(&world.alerts())[..], [Alert::UsageSpike { .. }]), "{:?}", world.alerts());
+    world.restart().await;
+    assert!(shared(&world.visit(&key, elsewhere).await));
+}
+
 // ---- keys that ended -------------------------------------------------------------------------------
 
 #[tokio::test]

@@ -33,7 +33,7 @@ impl Noticing {
     /// What is known of the token of `record`.
     pub(super) fn tracker(&self, record: &TokenRecord, now: UnixTime) -> Arc<Tracker> {
         let tracker = self.trackers.of(&record.id, now);
-        tracker.absorb(record.habits.as_deref(), record.request_count);
+        tracker.absorb(record.habits.as_deref(), record.request_count, now);
         if let Some(ip) = record.created_ip {
             tracker.suppose(Network::of(ip));
         }

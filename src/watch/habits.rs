@@ -2,8 +2,6 @@
 
 use std::{
     cmp::{Ordering, Reverse},
-    fmt,
-    net::{IpAddr, Ipv6Addr},
     time::Duration,
 };
 
@@ -11,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     time::UnixTime,
-    watch::{Sharing, Spike},
+    watch::{Network, Sharing, Spike},
 };
 
 /// How many networks a token is known to be used from.
@@ -106,42 +104,6 @@ impl<T: Copy> From<Sighting<T>> for (T, UnixMillis) {
     }
 }
 
-/// An IPv4 address, or the /64 of an IPv6 address: what one customer of a provider gets.
-///
-/// ```
-/// use keyward::watch::Network;
-///
-/// assert_eq!(Network::of("192.0.2.7".parse()?).to_string(), "192.0.2.7");
-/// assert_eq!(Network::of("2001:db8::1:2:3:4".parse()?).to_string(), "2001:db8::/64");
-/// # Ok::<(), std::net::AddrParseError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Network(u64);
-
-impl Network {
-    /// Before an IPv4 address. The /64s that begin like this are reserved (RFC 4291, section 2.4).
-    const V4: u64 = 0xffff << 32;
-
-    /// The network of `ip`.
-    #[must_use]
-    pub fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(v4) => Self(Self::V4 | u64::from(v4.to_bits())),
-            IpAddr::V6(v6) => Self((v6.to_bits() >> 64) as u64),
-        }
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 >> 32 == Self::V4 >> 32 {
-            return std::net::Ipv4Addr::from_bits(self.0 as u32).fmt(f);
-        }
-        write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(self.0) << 64))
-    }
-}
-
 /// What a new sighting means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
@@ -155,7 +117,11 @@ pub(super) enum Seen {
 
 impl Habits {
     /// Adds what others know of the same token. The order does not matter, nor how often it is done.
-    pub fn merge(&mut self, other: &Self) {
+    ///
+    /// `now` is the time by the clock of who adds it, such as [`Usage::last_used`](crate::store::Usage::last_used). What
+    /// is dated more than an hour later was noted while a clock was wrong, and gives way; see `settle`.
+    pub fn merge(&mut self, other: &Self, now: UnixTime) {
+        self.settle(now.saturating_add(HOUR));
         let known = self.networks.iter().chain(&other.networks).copied().collect();
         self.networks = newest(known, MAX_NETWORKS);
         let known = self.user_agents.iter().chain(&other.user_agents).copied().collect();
@@ -177,6 +143,27 @@ impl Habits {
         self.told_agent = self.told_agent.max(other.told_agent);
         self.shared_at = self.shared_at.max(other.shared_at);
         self.told_spike = self.told_spike.max(other.told_spike);
+    }
+
+    /// Takes what is dated later than `now` for what it is: noted by a clock that was wrong. What was seen is known,
+    /// but not as of lately; what was said may be said again; and nothing was counted.
+    pub(super) fn settle(&mut self, now: UnixTime) {
+        let long_ago = now.saturating_sub(DAY);
+        for at in self.networks.iter_mut().map(|network| &mut network.at) {
+            *at = if *at > now { long_ago } else { *at };
+        }
+        for at in self.user_agents.iter_mut().map(|agent| &mut agent.at) {
+            *at = if *at > now { long_ago } else { *at };
+        }
+        self.since = self.since.map(|since| since.min(now));
+        if self.hour.is_some_and(|hour| hour > now) {
+            // An hour that is over, so that the present one takes its place everywhere.
+            (self.hour, self.before_hour) = (Some(hour_of(now).saturating_sub(HOUR)), u64::MAX);
+        }
+        for told in [&mut self.told_network, &mut self.told_agent, &mut self.shared_at, &mut self.told_spike]
+        {
+            *told = told.filter(|at| *at <= now);
+        }
     }
 
     /// What a token knows that takes the place of this one: all but the count of the hour.
@@ -208,7 +195,7 @@ impl Habits {
     /// From how many networks it was used lately.
     pub(super) fn networks_within(&self, sharing: Sharing, now: UnixTime) -> u32 {
         let from = now.saturating_sub(sharing.within);
-        self.networks.iter().filter(|network| network.at > from).count() as u32
+        self.networks.iter().filter(|network| network.at > from && network.at <= now).count() as u32
     }
 
     /// Whether it was shared lately: then that it still is is no news.
@@ -221,6 +208,8 @@ impl Habits {
         let begun = hour_of(now);
         match self.hour {
             Some(hour) if hour == begun => return false,
+            // The clock was set back, and what it counted before means nothing.
+            Some(hour) if hour > begun => {}
             Some(hour) => {
                 let hours = begun.since(hour).as_secs() as f64 / 3600.0;
                 let left = self.usual_milli as f64 * (-hours / HALF_LIFE).exp2();
@@ -259,7 +248,8 @@ fn see<T: Copy + PartialEq>(
     told: Option<UnixTime>,
 ) -> Seen {
     if let Some(sighting) = known.iter_mut().find(|sighting| sighting.of == of) {
-        sighting.at = sighting.at.max(now);
+        // Also back, with the clock.
+        sighting.at = now;
         return Seen::Known;
     }
     let others = known.len();
@@ -297,22 +287,7 @@ mod tests {
     }
 
     fn network(n: u64) -> Network {
-        Network(Network::V4 | n)
-    }
-
-    #[test]
-    fn networks_are_told_apart_as_they_are_handed_out() {
-        for (a, b, same) in [
-            ("192.0.2.7", "192.0.2.8", false),
-            ("192.0.2.7", "::ffff:192.0.2.7", true),
-            ("2001:db8::1", "2001:db8::ffff:0:0:2", true),
-            ("2001:db8::1", "2001:db8:0:1::1", false),
-            ("0.0.0.0", "::", false),
-        ] {
-            let (a, b): (IpAddr, IpAddr) = (a.parse().unwrap(), b.parse().unwrap());
-            assert_eq!(Network::of(a) == Network::of(b), same, "{a} and {b}");
-        }
-        assert_eq!(Network::of("::ffff:192.0.2.7".parse().unwrap()).to_string(), "192.0.2.7");
+        Network::of(std::net::Ipv4Addr::from_bits(n as u32).into())
     }
 
     #[test]
@@ -401,7 +376,10 @@ mod tests {
     fn what_is_stored_is_small_and_reads_back() {
         let mut habits = Habits::default();
         for n in 0..100 {
-            habits.see_network(Network(u64::MAX - n), at(n as i64));
+            habits.see_network(
+                Network::of(std::net::Ipv6Addr::from_bits(u128::MAX - (u128::from(n) << 64)).into()),
+                at(n as i64),
+            );
             habits.see_agent(u64::MAX - n, at(n as i64));
         }
         habits.turn_to(at(0), u64::MAX);
@@ -412,6 +390,50 @@ mod tests {
         assert!(text.len() <= 2048, "{} bytes", text.len());
         assert_eq!(serde_json::from_str::<Habits>(&text).unwrap(), habits);
         assert_eq!(serde_json::from_str::<Habits>("{}").unwrap(), Habits::default());
+    }
+
+    #[test]
+    fn what_a_wrong_clock_noted_gives_way() {
+        let (now, ahead) = (at(0), at(86_400));
+        let mut wrong = Habits { since: Some(ahead), ..Habits::default() };
+        for n in 0..16 {
+            wrong.see_network(network(n), ahead);
+            wrong.see_agent(n, ahead);
+        }
+        wrong.turn_to(ahead, 5000);
+        wrong.usual_milli = 7000;
+        (wrong.told_network, wrong.told_agent) = (Some(ahead), Some(ahead));
+        (wrong.shared_at, wrong.told_spike) = (Some(ahead), Some(ahead));
+        let mut right = Habits { since: Some(at(-9)), ..Habits::default() };
+        right.see_network(network(99), now);
+        right.turn_to(now, 5100);
+        (right.told_network, right.told_spike) = (Some(now), Some(now));
+        for known in [&right, &Habits::default()] {
+            let mut stored = wrong.clone();
+            stored.merge(known, now);
+            let late =
+                stored.networks.iter().map(|network| network.at).chain(stored.hour).chain(stored.since);
+            assert!(late.chain(stored.shared_at).all(|at| at.since(now) <= HOUR), "{stored:?}");
+        }
+        wrong.merge(&right, now);
+        assert!(wrong.networks.contains(&(network(99), now).into()), "what is right is the newest");
+        assert_eq!((wrong.hour, wrong.before_hour), (Some(hour_of(now)), 5100));
+        assert_eq!((wrong.told_network, wrong.told_spike, wrong.shared_at), (Some(now), Some(now), None));
+        assert_eq!(wrong.networks_within(Sharing::default(), now), 1, "nobody was seen elsewhere lately");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_begins_an_hour() {
+        let mut habits = Habits { since: Some(at(-9 * 86_400)), ..Habits::default() };
+        habits.turn_to(at(86_400), 100);
+        assert!(habits.turn_to(at(0), 5000));
+        assert_eq!((habits.hour, habits.before_hour, habits.usual_milli), (Some(hour_of(at(0))), 5000, 0));
+        assert_eq!(habits.spikes(Spike::default(), at(0), 5999), None);
+        assert_eq!(habits.spikes(Spike::default(), at(0), 6000), Some(1000));
+        habits.see_network(network(1), at(86_400));
+        assert_eq!(habits.networks_within(Sharing::default(), at(0)), 0);
+        habits.see_network(network(1), at(0));
+        assert_eq!(habits.networks_within(Sharing::default(), at(0)), 1);
     }
 
     prop_compose! {
@@ -436,7 +458,7 @@ mod tests {
 
     /// In an order of its own, since that of equal times means nothing.
     fn sorted(mut habits: Habits) -> Habits {
-        habits.networks.sort_by_key(|network| (network.at, network.of.0));
+        habits.networks.sort_by_key(|network| (network.at, network.of.to_string()));
         habits.user_agents.sort_by_key(|agent| (agent.at, agent.of));
         habits
     }
@@ -446,7 +468,7 @@ mod tests {
         fn merging_adds_up_whatever_the_order_and_stays_bounded(a in any_habits(), b in any_habits()) {
             let merged = |a: &Habits, b: &Habits| {
                 let mut merged = a.clone();
-                merged.merge(b);
+                merged.merge(b, at(1_000_000));
                 merged
             };
             let both = merged(&a, &b);

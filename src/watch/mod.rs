@@ -19,9 +19,11 @@
 //! another when they load the key again: at worst each of them raises one alert.
 
 mod habits;
+mod network;
 mod settings;
 mod tracker;
 
-pub use habits::{Habits, MAX_NETWORKS, MAX_USER_AGENTS, Network, Sighting};
+pub use habits::{Habits, MAX_NETWORKS, MAX_USER_AGENTS, Sighting};
+pub use network::Network;
 pub use settings::{Sharing, Spike, Watch};
 pub(crate) use tracker::{Finding, Tracker, agent_words, fingerprint};

@@ -49,10 +49,13 @@ pub(crate) enum Finding {
 
 impl Tracker {
     /// Takes over what the store knows, and how often the token was used by then.
-    pub(crate) fn absorb(&self, habits: Option<&Habits>, request_count: u64) {
+    pub(crate) fn absorb(&self, habits: Option<&Habits>, request_count: u64, now: UnixTime) {
         let mut state = self.lock();
+        state.habits.settle(now);
         if let Some(habits) = habits {
-            state.habits.merge(habits);
+            let mut stored = habits.clone();
+            stored.settle(now);
+            state.habits.merge(&stored, now);
         }
         state.total = state.total.max(request_count);
     }
@@ -79,7 +82,7 @@ impl Tracker {
         if let Some(left) = state.current.replace(network)
             && let Some(sighting) = habits.networks.iter_mut().find(|sighting| sighting.of == left)
         {
-            sighting.at = sighting.at.max(last_used);
+            sighting.at = sighting.at.max(last_used.min(now));
         }
         let seen = habits.see_network(network, now);
         state.unwritten |= seen != Seen::Known;
@@ -141,7 +144,7 @@ impl Tracker {
         if let Some(current) = state.current
             && let Some(sighting) = habits.networks.iter_mut().find(|sighting| sighting.of == current)
         {
-            sighting.at = sighting.at.max(last_used);
+            sighting.at = sighting.at.max(last_used.min(now));
         }
         let mut finding = None;
         if let Some(spike) = watch.spike {
