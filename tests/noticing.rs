@@ -278,6 +278,39 @@ async fn several_processes_learn_from_one_another() {
     assert_eq!(their_events.alerts().len(), 1, "what one knew for the time of a reload, all know");
 }
 
+#[tokio::test]
+async fn a_key_that_is_shared_across_processes_is_noticed() {
+    let five = ["198.51.100.1", "198.51.101.1", "198.51.102.1", "198.51.103.1", "198.51.104.1"];
+    for steady in [false, true] {
+        let world = World::new(Watch::default()).await;
+        let (neighbour, their_app, their_events) = world.neighbour().await;
+        let key = world.key().await;
+        for ip in five {
+            world.visit(&key, [ip]).await;
+            world.clock.advance(HOUR);
+        }
+        world.tokens.flush().await.unwrap();
+        world.events.clear();
+        their_events.clear();
+        // Some use it here and some there, all from networks that it knows.
+        let (here, there) = if steady { (&five[..1], &five[1..]) } else { five.split_at(3) };
+        for _ in 0..30 {
+            for ip in here {
+                assert_eq!(ask(&world.app, &key, ip.parse().unwrap(), None).await.status, 200);
+            }
+            for ip in there {
+                assert_eq!(ask(&their_app, &key, ip.parse().unwrap(), None).await.status, 200);
+            }
+            world.tokens.flush().await.unwrap();
+            neighbour.flush().await.unwrap();
+            world.clock.advance(MINUTE);
+        }
+        let told = [world.events.alerts(), their_events.alerts()].concat();
+        let shared = Alert::SharedToken { networks: 5, seconds: 600 };
+        assert!(matches!(told.len(), 1..=2) && told.iter().all(|alert| *alert == shared), "{told:?}");
+    }
+}
+
 // ---- user agents -----------------------------------------------------------------------------------
 
 #[tokio::test]

@@ -184,6 +184,18 @@ impl Habits {
         }
     }
 
+    /// When it was used from `network` last.
+    pub(super) fn last_seen(&self, network: Network) -> Option<UnixTime> {
+        self.networks.iter().find(|sighting| sighting.of == network).map(|sighting| sighting.at)
+    }
+
+    /// Notes that it was used from `network` until `at`.
+    pub(super) fn leave(&mut self, network: Network, at: UnixTime) {
+        if let Some(sighting) = self.networks.iter_mut().find(|sighting| sighting.of == network) {
+            sighting.at = sighting.at.max(at);
+        }
+    }
+
     /// Learns of a use by the program that `agent` stands for. The first of them is no surprise.
     pub(super) fn see_agent(&mut self, agent: u64, now: UnixTime) -> Seen {
         match see(&mut self.user_agents, agent, now, MAX_USER_AGENTS, self.told_agent) {

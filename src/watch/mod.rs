@@ -15,8 +15,13 @@
 //! What the first use of a key shows is learnt without an alert, and a new key made by rotation knows what the old one
 //! knew. The habits of a key are bounded: [`MAX_NETWORKS`] and [`MAX_USER_AGENTS`], of which the one that was not seen
 //! for the longest time is forgotten. They are written with its use, so they survive a restart in a store that keeps
-//! them ([`TokenRecord::habits`](crate::token::TokenRecord::habits)). Several processes on one store learn from one
-//! another when they load the key again: at worst each of them raises one alert.
+//! them ([`TokenRecord::habits`](crate::token::TokenRecord::habits)).
+//!
+//! Several processes on one store learn from one another when they load the key again, so each of them may raise an
+//! alert of the same thing. That a key is in use from a network which it knows is written at once if it was not for half
+//! of the time of [`Sharing`], and otherwise only after that half. So a key that is shared across processes is noticed
+//! up to that much, a second and the cache's [staleness](crate::manage::TokenManagerBuilder::with_staleness) later than
+//! within one, and not at all if the uses from some of the networks stop before.
 
 mod habits;
 mod network;

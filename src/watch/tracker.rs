@@ -8,7 +8,7 @@ use std::sync::{
 use crate::{
     limit::{Meter, nanos},
     time::UnixTime,
-    watch::{Habits, Network, Watch, habits::Seen},
+    watch::{Habits, Network, Sharing, Watch, habits::Seen},
 };
 
 /// What is known of a token's use, shared by the credentials that are made of it one after the other.
@@ -28,6 +28,8 @@ struct State {
     total: u64,
     /// Whether something is to be written.
     unwritten: bool,
+    /// When the habits were given to be written last.
+    written_at: UnixTime,
 }
 
 /// Somebody else is at it: then it is noticed with the next request.
@@ -79,13 +81,14 @@ impl Tracker {
         let mut state = self.try_lock()?;
         let state = &mut *state;
         let habits = &mut state.habits;
-        if let Some(left) = state.current.replace(network)
-            && let Some(sighting) = habits.networks.iter_mut().find(|sighting| sighting.of == left)
-        {
-            sighting.at = sighting.at.max(last_used.min(now));
+        if let Some(left) = state.current.replace(network) {
+            habits.leave(left, last_used.min(now));
         }
+        // Others who look for sharing must know that it is in use there again.
+        let known_until = watch.sharing.map(|sharing| now.saturating_sub(sharing.within / 2));
+        let returns = known_until.is_some_and(|at| habits.last_seen(network).is_some_and(|seen| seen < at));
         let seen = habits.see_network(network, now);
-        state.unwritten |= seen != Seen::Known;
+        state.unwritten |= returns || seen != Seen::Known;
         let mut shared = false;
         if let Some(sharing) = watch.sharing {
             let networks = habits.networks_within(sharing, now);
@@ -141,10 +144,11 @@ impl Tracker {
         let mut state = self.lock();
         let state = &mut *state;
         let habits = &mut state.habits;
-        if let Some(current) = state.current
-            && let Some(sighting) = habits.networks.iter_mut().find(|sighting| sighting.of == current)
-        {
-            sighting.at = sighting.at.max(last_used.min(now));
+        if let Some(current) = state.current {
+            habits.leave(current, last_used.min(now));
+            // Others who look for sharing must know that it is in use there still.
+            let is_old = |sharing: Sharing| state.written_at.saturating_add(sharing.within / 2) <= now;
+            state.unwritten |= watch.sharing.is_some_and(is_old) || state.written_at > now;
         }
         let mut finding = None;
         if let Some(spike) = watch.spike {
@@ -160,6 +164,9 @@ impl Tracker {
             }
         }
         let written = std::mem::take(&mut state.unwritten);
+        if written {
+            state.written_at = now;
+        }
         (finding, written.then(|| habits.clone()))
     }
 
@@ -232,7 +239,6 @@ pub(crate) fn agent_words(text: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::Sharing;
     use std::time::Duration;
 
     fn at(seconds: i64) -> UnixTime {
