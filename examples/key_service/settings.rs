@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) debug_ownership: bool,
     /// Whether unusual use of keys raises alerts.
     pub(crate) watch: bool,
+    /// For how many hours from its first use on networks and programs of a key are learnt.
+    pub(crate) watch_learning_hours: u32,
     pub(crate) bootstrap: BootstrapMode,
     /// With one the service starts even without its store.
     pub(crate) emergency: Option<EmergencyAuth>,
@@ -86,6 +88,7 @@ impl Settings {
                 .map(FailureLimit::per_minute),
             debug_ownership: config.switch("debug_ownership").or(false),
             watch: config.switch("watch").or(true),
+            watch_learning_hours: config.number("watch_learning_hours", 0..=8760).or(24),
             bootstrap: config.value("bootstrap").refuse_empty().or(BootstrapMode::Admin),
             emergency: read_emergency(config),
             jwt: JwtSettings::read(config),

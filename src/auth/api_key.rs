@@ -185,11 +185,7 @@ impl ApiKeyAuth {
 
     #[cold]
     fn note_agent(&self, credential: &Credential, agent: &Agent, client_ip: Option<IpAddr>, now: UnixTime) {
-        let Some(tracker) = credential.tracker() else { return };
-        // While somebody else is at it the next request will do.
-        if let Ok(Some(finding)) = tracker.meet(agent.print, agent.words, now) {
-            self.lookup.tell(credential, client_ip, finding, &agent.excerpt);
-        }
+        self.lookup.meet(credential, (agent.print, agent.words), &agent.excerpt, client_ip, now);
     }
 }
 

@@ -11,8 +11,8 @@
 //! | [`SharedToken`](crate::event::Alert::SharedToken) | it is used from several networks within a short time |
 //! | [`UsageSpike`](crate::event::Alert::UsageSpike) | it makes many times more requests in an hour than ever lately |
 //!
-//! A network is an IPv4 address or the /64 of an IPv6 address, as for the [failure limit](crate::limit::FailureLimit).
-//! What the first use of a key shows is learnt without an alert, and a new key made by rotation knows what the old one
+//! A network is a /24 of IPv4 or a /48 of IPv6, unless [`Watch::with_prefixes`] says otherwise. What a key shows on the day
+//! of its [first use](Watch::with_learning) is learnt without an alert, and a new key made by rotation knows what the old one
 //! knew. The habits of a key are bounded: [`MAX_NETWORKS`] and [`MAX_USER_AGENTS`], of which the one that was not seen
 //! for the longest time is forgotten. They are written with its use, so they survive a restart in a store that keeps
 //! them ([`TokenRecord::habits`](crate::token::TokenRecord::habits)).
@@ -25,10 +25,11 @@
 
 mod habits;
 mod network;
+mod pace;
 mod settings;
 mod tracker;
 
 pub use habits::{Habits, MAX_NETWORKS, MAX_USER_AGENTS, Sighting};
-pub use network::Network;
+pub use network::{InvalidNetwork, Network};
 pub use settings::{Sharing, Spike, Watch};
 pub(crate) use tracker::{Finding, Tracker, agent_words, fingerprint};
