@@ -248,7 +248,7 @@ impl EventKind {
         }
     }
 
-    /// How many tokens, entries, events, days, requests or networks it is about, where that is a number of its own.
+    /// How many tokens, entries, events, days, requests, programs or networks it is about, where that is a number of its own.
     #[must_use]
     pub const fn count(self) -> Option<u64> {
         match self {
@@ -260,7 +260,11 @@ impl EventKind {
             | Self::AuditPruned(count)
             | Self::AuditDropped { events: count, .. }
             | Self::Alert(Alert::UsageSpike { requests: count, .. }) => Some(count),
-            Self::Alert(Alert::SharedToken { networks, .. }) => Some(networks as u64),
+            Self::Alert(
+                Alert::NewNetwork { new: count, .. }
+                | Alert::NewUserAgent { new: count, .. }
+                | Alert::SharedToken { networks: count, .. },
+            ) => Some(count as u64),
             _ => None,
         }
     }

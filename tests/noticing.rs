@@ -85,8 +85,12 @@ impl World {
     }
 
     async fn visit_by(&self, key: &IssuedToken, agent: &str) -> Vec<Event> {
+        self.visit_as(key, Some(agent)).await
+    }
+
+    async fn visit_as(&self, key: &IssuedToken, agent: Option<&str>) -> Vec<Event> {
         self.events.clear();
-        assert_eq!(ask(&self.app, key, HOME.parse().unwrap(), Some(agent)).await.status, 200);
+        assert_eq!(ask(&self.app, key, HOME.parse().unwrap(), agent).await.status, 200);
         self.alerts()
     }
 
@@ -134,6 +138,16 @@ fn kinds(events: &[Event]) -> Vec<Alert> {
     events.iter().map(alert).collect()
 }
 
+/// The stable names.
+fn names(events: &[Event]) -> Vec<&'static str> {
+    events.iter().map(|event| event.kind.name()).collect()
+}
+
+/// Without a time of learning, and each address by itself.
+fn strict() -> Watch {
+    Watch::default().with_learning(Duration::ZERO).with_prefixes(32, 64).unwrap()
+}
+
 fn operator() -> AdminProof {
     AdminProof::operator("ops", "a test").unwrap()
 }
@@ -142,37 +156,91 @@ fn operator() -> AdminProof {
 
 #[tokio::test]
 async fn a_new_network_is_told_once_with_its_facts_and_known_after_a_restart() {
-    let mut world = World::new(Watch::default()).await;
+    let mut world = World::new(strict()).await;
     let key = world.key().await;
     assert_eq!(world.visit(&key, [HOME, HOME]).await.len(), 0, "the first use is learnt");
     let alerts = world.visit(&key, ["198.51.100.9", "198.51.100.9", HOME, "198.51.100.9"]).await;
-    assert_eq!(kinds(&alerts), [Alert::NewNetwork]);
+    assert_eq!(names(&alerts), ["new_network"]);
     let [alert] = &alerts[..] else { panic!() };
     assert_eq!((alert.client_ip, alert.token), (Some("198.51.100.9".parse().unwrap()), Some(key.record.id)));
     assert_eq!(alert.owner, Some(user("alice")));
     let json = serde_json::to_value(alert).unwrap();
     assert_eq!((&json["event"], &json["outcome"]), (&"new_network".into(), &"success".into()));
-    assert_eq!(json["reason"], "198.51.100.9 is none of the 1 networks that are known of it");
+    assert_eq!(json["reason"], "none of the 1 networks that are known of it: 198.51.100.9");
     for _ in 0..2 {
         world.restart().await;
         world.clock.advance(HOUR);
         assert_eq!(world.visit(&key, [HOME, "198.51.100.9"]).await.len(), 0, "after a restart");
     }
-    assert_eq!(kinds(&world.visit(&key, ["2001:db8::1"]).await), [Alert::NewNetwork]);
+    assert_eq!(names(&world.visit(&key, ["2001:db8::1"]).await), ["new_network"]);
     assert_eq!(world.visit(&key, ["2001:db8::ffff:1", "2001:db8::2"]).await.len(), 0, "the same /64");
     world.clock.advance(HOUR);
-    assert_eq!(kinds(&world.visit(&key, ["2001:db8:0:1::1"]).await), [Alert::NewNetwork], "another one");
+    assert_eq!(names(&world.visit(&key, ["2001:db8:0:1::1"]).await), ["new_network"], "another one");
+}
+
+#[tokio::test]
+async fn people_who_move_about_are_no_alert_and_a_thief_is_one() {
+    let mut world = World::new(Watch::default().with_learning(DAY).with_prefixes(24, 48).unwrap()).await;
+    let key = world.key().await;
+    // Office, home and train on the first day; then the providers renumber.
+    let first = [HOME, "198.51.100.9", "203.0.113.1", "2001:db8:1:2::1"];
+    assert_eq!(names(&world.visit(&key, first).await), [""; 0]);
+    world.clock.advance(DAY);
+    world.restart().await;
+    let next = ["192.0.2.200", "198.51.100.1", "203.0.113.77", "2001:db8:1:99::1"];
+    assert_eq!(names(&world.visit(&key, next).await), [""; 0]);
+    world.clock.advance(HOUR);
+    let alerts = world.visit(&key, ["100.64.0.1"]).await;
+    assert_eq!(kinds(&alerts), [Alert::NewNetwork { new: 1, known: 4 }]);
+    assert_eq!(
+        alerts[0].reason.as_deref(),
+        Some("none of the 4 networks that are known of it: 100.64.0.0/24")
+    );
+}
+
+#[tokio::test]
+async fn a_thief_among_many_networks_is_told_of_a_day_later_at_the_latest() {
+    let world = World::new(strict().with_sharing(None)).await;
+    let key = world.key().await;
+    let ips: Vec<_> = (1..=17).map(|n| format!("198.51.100.{n}")).collect();
+    assert_eq!(world.visit(&key, ips.iter().map(String::as_str)).await.len(), 15);
+    world.clock.advance(HOUR);
+    assert_eq!(world.visit(&key, ["203.0.113.66"]).await.len(), 0, "no room, and something was told today");
+    world.clock.advance(DAY);
+    world.events.clear();
+    assert_eq!(ask(&world.app, &key, "198.51.100.17".parse().unwrap(), None).await.status, 200);
+    world.tokens.flush().await.unwrap();
+    assert_eq!(kinds(&world.alerts()), [Alert::NewNetwork { new: 2, known: 14 }]);
+    assert_eq!(world.alerts()[0].client_ip, None, "of two there is no one address");
+}
+
+#[tokio::test]
+async fn where_a_key_was_used_before_somebody_watched_is_known() {
+    let (clock, events) = (ManualClock::at(start()), RecordingSink::default());
+    let store = Arc::new(MemoryStore::new());
+    let before = manager(store.clone(), &clock, &events, None);
+    let key = before.create(&user("alice"), NewToken::named("x")).await.unwrap();
+    assert_eq!(ask(&app(&before), &key, HOME.parse().unwrap(), None).await.status, 200);
+    before.flush().await.unwrap();
+    let tokens = manager(store, &clock, &events, Some(strict()));
+    let app = app(&tokens);
+    for ip in ["198.51.100.9", HOME] {
+        assert_eq!(ask(&app, &key, ip.parse().unwrap(), None).await.status, 200);
+    }
+    assert_eq!(events.alerts(), [], "the first use is learnt, and the last one before is known");
+    assert_eq!(ask(&app, &key, "203.0.113.9".parse().unwrap(), None).await.status, 200);
+    assert_eq!(events.alerts(), [Alert::NewNetwork { new: 1, known: 2 }]);
 }
 
 #[tokio::test]
 async fn where_a_key_was_made_is_known_and_what_is_off_says_nothing() {
-    let world = World::new(Watch::default().with_sharing(None)).await;
+    let world = World::new(strict().with_sharing(None)).await;
     let new = NewToken::named("x").with_created_ip(Some("203.0.113.1".parse().unwrap()));
     let key = world.tokens.create(&user("alice"), new).await.unwrap();
     assert_eq!(world.visit(&key, [HOME, "203.0.113.1"]).await.len(), 0);
     assert_eq!(world.visit(&key, ["203.0.113.2"]).await.len(), 1);
 
-    let none = Watch::default().with_new_networks(false).with_sharing(None).with_spike(None);
+    let none = strict().with_new_networks(false).with_sharing(None).with_spike(None);
     let world = World::new(none).await;
     let key = world.key().await;
     assert_eq!(world.visit(&key, [HOME, "203.0.113.1", "203.0.113.2"]).await.len(), 0);
@@ -190,12 +258,13 @@ async fn where_a_key_was_made_is_known_and_what_is_off_says_nothing() {
 
 #[tokio::test]
 async fn a_key_that_many_use_is_told_once_until_it_has_ended() {
-    let mut world = World::new(Watch::default()).await;
+    let mut world = World::new(strict()).await;
     let key = world.key().await;
     let five = ["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.5"];
     let alerts = world.visit(&key, five).await;
     let shared = Alert::SharedToken { networks: 5, seconds: 600 };
-    assert_eq!(kinds(&alerts), [Alert::NewNetwork, Alert::NewNetwork, Alert::NewNetwork, shared]);
+    let new = |known| Alert::NewNetwork { new: 1, known };
+    assert_eq!(kinds(&alerts), [new(1), new(2), new(3), shared]);
     let json = serde_json::to_value(&alerts[3]).unwrap();
     assert_eq!((&json["event"], &json["count"]), (&"shared_token".into(), &5.into()));
     assert_eq!(json["reason"], "used from 5 networks within 600 seconds");
@@ -213,8 +282,8 @@ async fn a_key_that_many_use_is_told_once_until_it_has_ended() {
 
 #[tokio::test]
 async fn a_hundred_thousand_addresses_are_a_handful_of_alerts_and_sixteen_networks() {
-    let alone = Watch::default().with_sharing(None);
-    for (watch, addresses, most) in [(Watch::default(), 100_000_u32, 4), (alone, 2_000, MAX_NETWORKS + 1)] {
+    let alone = strict().with_sharing(None);
+    for (watch, addresses, most) in [(strict(), 100_000_u32, 4), (alone, 2_000, MAX_NETWORKS + 1)] {
         let world = World::new(watch).await;
         let key = world.key().await;
         for n in 0..addresses {
@@ -235,7 +304,7 @@ async fn a_hundred_thousand_addresses_are_a_handful_of_alerts_and_sixteen_networ
 async fn what_could_not_be_written_is_not_told_again() {
     let (clock, events) = (ManualClock::at(start()), RecordingSink::default());
     let store = Arc::new(UnrulyStore::default());
-    let tokens = manager(store.clone(), &clock, &events, Some(Watch::default()));
+    let tokens = manager(store.clone(), &clock, &events, Some(strict()));
     let (app, key) = (app(&tokens), tokens.create(&user("alice"), NewToken::named("x")).await.unwrap());
     store.set_usage_failing(true);
     for _ in 0..5 {
@@ -246,7 +315,7 @@ async fn what_could_not_be_written_is_not_told_again() {
         // The record is loaded again, and says nothing of it.
         clock.advance(Duration::from_secs(6));
     }
-    let new = |alert: &&Alert| **alert == Alert::NewNetwork;
+    let new = |alert: &&Alert| alert.name() == "new_network";
     assert_eq!(events.alerts().iter().filter(new).count(), 1, "{:?}", events.alerts());
     store.set_usage_failing(false);
     tokens.flush().await.unwrap();
@@ -256,7 +325,7 @@ async fn what_could_not_be_written_is_not_told_again() {
 
 #[tokio::test]
 async fn several_processes_learn_from_one_another() {
-    let world = World::new(Watch::default()).await;
+    let world = World::new(strict()).await;
     let (neighbour, their_app, their_events) = world.neighbour().await;
     let key = world.key().await;
     let ip = |ip: &str| ip.parse().unwrap();
@@ -265,7 +334,7 @@ async fn several_processes_learn_from_one_another() {
     assert_eq!(ask(&their_app, &key, ip(HOME), None).await.status, 200);
     assert_eq!(world.visit(&key, ["198.51.100.9"]).await.len(), 1);
     assert_eq!(ask(&their_app, &key, ip("198.51.100.9"), None).await.status, 200);
-    assert_eq!(their_events.alerts(), [Alert::NewNetwork], "at worst each tells once");
+    assert_eq!(their_events.alerts(), [Alert::NewNetwork { new: 1, known: 1 }], "at worst each tells once");
     world.tokens.flush().await.unwrap();
     neighbour.flush().await.unwrap();
     assert_eq!(world.visit(&key, ["203.0.113.9"]).await.len(), 1);
@@ -275,17 +344,50 @@ async fn several_processes_learn_from_one_another() {
     assert_eq!(their_events.alerts().len(), 1, "what one knew for the time of a reload, all know");
 }
 
+#[tokio::test]
+async fn a_key_that_is_shared_across_processes_is_noticed() {
+    let five = ["198.51.100.1", "198.51.101.1", "198.51.102.1", "198.51.103.1", "198.51.104.1"];
+    for steady in [false, true] {
+        let world = World::new(strict()).await;
+        let (neighbour, their_app, their_events) = world.neighbour().await;
+        let key = world.key().await;
+        for ip in five {
+            world.visit(&key, [ip]).await;
+            world.clock.advance(HOUR);
+        }
+        world.tokens.flush().await.unwrap();
+        world.events.clear();
+        their_events.clear();
+        // Some use it here and some there, all from networks that it knows.
+        let (here, there) = if steady { (&five[..1], &five[1..]) } else { five.split_at(3) };
+        for _ in 0..30 {
+            for ip in here {
+                assert_eq!(ask(&world.app, &key, ip.parse().unwrap(), None).await.status, 200);
+            }
+            for ip in there {
+                assert_eq!(ask(&their_app, &key, ip.parse().unwrap(), None).await.status, 200);
+            }
+            world.tokens.flush().await.unwrap();
+            neighbour.flush().await.unwrap();
+            world.clock.advance(MINUTE);
+        }
+        let told = [world.events.alerts(), their_events.alerts()].concat();
+        let shared = Alert::SharedToken { networks: 5, seconds: 600 };
+        assert!(matches!(told.len(), 1..=2) && told.iter().all(|alert| *alert == shared), "{told:?}");
+    }
+}
+
 // ---- user agents -----------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn another_program_is_told_once_and_another_version_is_none() {
-    let mut world = World::new(Watch::default().with_user_agents(true)).await;
+    let mut world = World::new(strict().with_user_agents(true)).await;
     let key = world.key().await;
     for agent in ["curl/8.5.0", "curl/8.5.0", "curl/8.14.1"] {
         assert_eq!(world.visit_by(&key, agent).await.len(), 0, "{agent}");
     }
     let alerts = world.visit_by(&key, "python-requests/2.32.3\u{9}x").await;
-    assert_eq!(kinds(&alerts), [Alert::NewUserAgent]);
+    assert_eq!(names(&alerts), ["new_user_agent"]);
     let reason = alerts[0].reason.as_deref().unwrap();
     assert_eq!(reason, "none of the 1 programs that are known of it: python-requests/2.32.3 x");
     assert_eq!(alerts[0].client_ip, Some(HOME.parse().unwrap()));
@@ -301,8 +403,28 @@ async fn another_program_is_told_once_and_another_version_is_none() {
 }
 
 #[tokio::test]
+async fn who_names_no_program_is_noticed_as_well() {
+    let mut world = World::new(strict().with_user_agents(true)).await;
+    for is_cached in [true, false] {
+        let key = world.key().await;
+        world.visit_by(&key, "curl/8").await;
+        if !is_cached {
+            world.restart().await;
+        }
+        let alerts = world.visit_as(&key, None).await;
+        assert_eq!(names(&alerts), ["new_user_agent"], "cached: {is_cached}");
+        assert_eq!(alerts[0].reason.as_deref(), Some("none of the 1 programs that are known of it: none"));
+        assert_eq!(world.visit_as(&key, None).await.len(), 0, "it is known");
+        assert_eq!(world.visit_by(&key, "").await.len(), 0, "an empty text says as little");
+    }
+    let key = world.key().await;
+    assert_eq!(world.visit_as(&key, None).await.len(), 0, "the first one is learnt");
+    assert_eq!(names(&world.visit_by(&key, "curl/8").await), ["new_user_agent"]);
+}
+
+#[tokio::test]
 async fn no_secret_in_a_user_agent_is_told() {
-    let world = World::new(Watch::default().with_user_agents(true)).await;
+    let world = World::new(strict().with_user_agents(true)).await;
     let (key, other) = (world.key().await, world.key().await);
     let jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.abc-def-ghi-jkl-mno-pqr-stu-vwx";
     let secrets = [key.key.expose(), other.key.expose(), jwt];
@@ -332,7 +454,7 @@ async fn what_is_too_long_is_neither_told_nor_looked_through() {
     for n in 0..2 {
         let hidden = format!("other{} {} {}", "x".repeat(n), "a ".repeat(300), key.key.expose());
         let alerts = world.visit_by(&key, &hidden).await;
-        assert_eq!(kinds(&alerts), [Alert::NewUserAgent]);
+        assert!(matches!(kinds(&alerts)[..], [Alert::NewUserAgent { new: 1, .. }]), "{alerts:?}");
         let reason = alerts[0].reason.as_deref().unwrap();
         assert!(reason.ends_with("not told, since it is too long"), "{reason}");
         world.restart().await;
@@ -365,7 +487,7 @@ async fn nobody_spends_the_services_time_with_long_headers() {
 
 #[tokio::test]
 async fn a_spike_against_its_own_past_is_told_once_an_hour() {
-    let watch = Watch::default().with_spike(Some(Spike::new(10, 100).unwrap()));
+    let watch = strict().with_spike(Some(Spike::new(2, 100).unwrap()));
     let mut world = World::new(watch).await;
     let key = world.key().await;
     let use_it = async |world: &World, times: usize| {
@@ -378,16 +500,16 @@ async fn a_spike_against_its_own_past_is_told_once_an_hour() {
         world.clock.advance(HOUR);
         assert_eq!(use_it(&world, 20).await, []);
     }
-    world.clock.advance(90 * DAY / 3);
-    // Half of the busiest hour is forgotten each week: of 500 about 25 are left.
+    world.clock.advance(30 * DAY);
+    // Half of the busiest hour is forgotten in 30 days: of 500 about 250 are left.
     assert_eq!(use_it(&world, 90).await, [], "that is not worth a look");
-    assert_eq!(use_it(&world, 90).await, [], "and that is not ten times as much");
+    assert_eq!(use_it(&world, 310).await, [], "and that is not twice as much");
     world.restart().await;
-    let alerts = use_it(&world, 120).await;
-    let [Alert::UsageSpike { requests: 300, usual: 20..=30 }] = alerts[..] else { panic!("{alerts:?}") };
+    let alerts = use_it(&world, 110).await;
+    let [Alert::UsageSpike { requests: 510, usual: 240..=250 }] = alerts[..] else { panic!("{alerts:?}") };
     let json = serde_json::to_value(&world.alerts()[0]).unwrap();
-    assert_eq!((&json["event"], &json["count"]), (&"usage_spike".into(), &300.into()));
-    assert!(json["reason"].as_str().unwrap().starts_with("300 requests in this hour, and 2"), "{json}");
+    assert_eq!((&json["event"], &json["count"]), (&"usage_spike".into(), &510.into()));
+    assert!(json["reason"].as_str().unwrap().starts_with("510 requests in this hour, and 24"), "{json}");
     assert_eq!((&json["token_id"], &json["client_ip"]), (&key.record.id.to_string().into(), &HOME.into()));
     assert_eq!(use_it(&world, 500).await, [], "once");
     world.restart().await;
@@ -396,11 +518,43 @@ async fn a_spike_against_its_own_past_is_told_once_an_hour() {
     assert_eq!(use_it(&world, 1300).await, [], "that is its usual now");
 }
 
+// ---- clocks that are wrong ---------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_clock_that_was_a_day_ahead_switches_nothing_off_and_alerts_nobody() {
+    let watch = strict().with_spike(Some(Spike::new(10, 100).unwrap()));
+    let mut world = World::new(watch).await;
+    let key = world.key().await;
+    let elsewhere = ["198.51.100.1", "198.51.101.1", "198.51.102.1", "198.51.103.1"];
+    world.visit(&key, [HOME]).await;
+    world.restart().await;
+    let right = world.clock.now().saturating_add(2 * DAY);
+    // The host boots with a wrong clock, serves, and is corrected.
+    world.clock.set(right.saturating_add(DAY));
+    world.restart().await;
+    world.visit(&key, elsewhere.into_iter().chain([HOME])).await;
+    world.restart().await;
+    world.clock.set(right);
+    world.restart().await;
+    let shared = |alerts: &[Event]| kinds(alerts).iter().any(|alert| alert.name() == "shared_token");
+    assert!(!shared(&world.visit(&key, [HOME, "203.0.113.9"]).await), "two networks, since it is today");
+    world.tokens.flush().await.unwrap();
+    let stored = world.tokens.get(&user("alice"), key.record.id).await.unwrap().habits.unwrap();
+    let times = stored.networks.iter().map(|network| network.at).chain(stored.hour);
+    assert!(times.chain(stored.shared_at).all(|at| at <= right), "{stored:?}");
+    // All that is looked for is found.
+    world.visit(&key, std::iter::repeat_n(HOME, 101)).await;
+    world.tokens.flush().await.unwrap();
+    assert!(matches!(kinds(&world.alerts())[..], [Alert::UsageSpike { .. }]), "{:?}", world.alerts());
+    world.restart().await;
+    assert!(shared(&world.visit(&key, elsewhere).await));
+}
+
 // ---- keys that ended -------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn dead_keys_are_told_once_an_hour_and_a_straggler_by_another_name() {
-    let world = World::new(Watch::default()).await;
+    let world = World::new(strict()).await;
     let (revoked, rotated) = (world.key().await, world.key().await);
     world.tokens.revoke(&user("alice"), revoked.record.id).await.unwrap();
     world.tokens.rotate(&user("alice"), rotated.record.id, Some(DAY)).await.unwrap();
@@ -424,18 +578,18 @@ async fn dead_keys_are_told_once_an_hour_and_a_straggler_by_another_name() {
 
 #[tokio::test]
 async fn a_successor_knows_what_its_predecessor_knew() {
-    let mut world = World::new(Watch::default()).await;
+    let mut world = World::new(strict()).await;
     let old = world.key().await;
     world.visit(&old, [HOME, "198.51.100.9"]).await;
     // What is known is not written yet.
     let new = world.tokens.rotate(&user("alice"), old.record.id, None).await.unwrap();
     assert_eq!(world.visit(&new, [HOME, "198.51.100.9"]).await.len(), 0);
-    assert_eq!(kinds(&world.visit(&new, ["203.0.113.9"]).await), [Alert::NewNetwork]);
+    assert_eq!(names(&world.visit(&new, ["203.0.113.9"]).await), ["new_network"]);
     world.restart().await;
     let newest = world.tokens.rotate(&user("alice"), new.record.id, None).await.unwrap();
     assert_eq!(
-        kinds(&world.visit(&newest, ["203.0.113.10"]).await),
-        [Alert::NewNetwork],
+        names(&world.visit(&newest, ["203.0.113.10"]).await),
+        ["new_network"],
         "even by its first use"
     );
     assert_eq!(world.visit(&newest, [HOME, "203.0.113.9"]).await.len(), 0);
@@ -443,7 +597,7 @@ async fn a_successor_knows_what_its_predecessor_knew() {
 
 #[tokio::test]
 async fn what_is_known_of_a_key_goes_with_it() {
-    let world = World::new(Watch::default()).await;
+    let world = World::new(strict()).await;
     let key = world.key().await;
     world.visit(&key, [HOME]).await;
     world.tokens.flush().await.unwrap();
@@ -465,7 +619,7 @@ fn rusqlite_count(path: &std::path::Path) -> i64 {
 
 #[tokio::test]
 async fn a_trap_never_works_and_whoever_presents_it_is_told_of() {
-    let world = World::new(Watch::default()).await;
+    let world = World::new(strict()).await;
     let ops = user("ops");
     let trap = world.tokens.create(&ops, NewToken::named("backup").as_honeytoken()).await.unwrap();
     let unknown = world.key().await;
@@ -497,7 +651,7 @@ async fn a_trap_never_works_and_whoever_presents_it_is_told_of() {
 
 #[tokio::test]
 async fn a_trap_looks_like_a_key_and_is_none() {
-    let world = World::new(Watch::default()).await;
+    let world = World::new(strict()).await;
     let alice = user("alice");
     let keys = [world.key().await, world.key().await, world.key().await];
     assert!(matches!(world.tokens.create(&alice, NewToken::named("x")).await, Err(TokenError::LimitReached)));
@@ -529,7 +683,7 @@ async fn a_trap_looks_like_a_key_and_is_none() {
 
 #[tokio::test]
 async fn administrators_set_traps_and_see_them_and_others_do_neither() {
-    let world = World::new(Watch::default()).await;
+    let world = World::new(strict()).await;
     let admin = NewToken::named("admin").with_roles(Grant::Only(RoleSet::new([ADMIN_ROLE]).unwrap()));
     let admin = world.tokens.create(&user("root"), admin).await.unwrap();
     let admin = admin.key.expose();
@@ -564,7 +718,7 @@ async fn administrators_set_traps_and_see_them_and_others_do_neither() {
 
 #[tokio::test]
 async fn habits_that_others_wrote_are_taken_as_they_are() {
-    let world = World::new(Watch::default().with_sharing(Some(Sharing::new(2, HOUR).unwrap()))).await;
+    let world = World::new(strict().with_sharing(Some(Sharing::new(2, HOUR).unwrap()))).await;
     let key = world.key().await;
     let store = SqliteStore::open(world.directory.path().join("tokens.db")).await.unwrap();
     let mut usage = Usage::new(key.record.id, 1, world.clock.now());

@@ -68,6 +68,7 @@ fn the_whole_service_can_be_set_by_the_file() {
         debug_ownership = true
         max_failures_per_minute = 0
         watch = false
+        watch_learning_hours = 24
         audit_retention_days = 365
         bootstrap = "register"
         enable_login = true

@@ -261,8 +261,9 @@ async fn connections_that_were_killed_are_replaced() {
     let store = Arc::new(options.with_connections(4).open().await.unwrap());
     store.insert(&record(1), None).await.unwrap();
     let cursor = store.changes(None).await.unwrap().cursor;
+    // Waits until they are gone: a change that was begun before is nobody's to repeat.
     let kill = format!(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '{}'",
+        "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = '{}'",
         database.schema
     );
     for round in 2..10 {

@@ -150,7 +150,10 @@ async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Bo
     let builder = TokenManager::builder(store).with_clock(clock()).with_roles(roles(settings));
     let builder = builder.with_audit((TracingSink, audit));
     let builder = match settings.watch {
-        true => builder.with_watch(Watch::default().with_user_agents(true)),
+        true => {
+            let learning = Duration::from_secs(u64::from(settings.watch_learning_hours) * 3600);
+            builder.with_watch(Watch::default().with_user_agents(true).with_learning(learning))
+        }
         false => builder,
     };
     Ok((builder.build(), log))

@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) watch: bool,
     /// For how long the audit log is kept; for ever if there is none.
     pub(crate) audit_retention: Option<Duration>,
+    /// For how many hours from its first use on networks and programs of a key are learnt.
+    pub(crate) watch_learning_hours: u32,
     pub(crate) bootstrap: BootstrapMode,
     /// With one the service starts even without its store.
     pub(crate) emergency: Option<EmergencyAuth>,
@@ -90,6 +92,7 @@ impl Settings {
             debug_ownership: config.switch("debug_ownership").or(false),
             watch: config.switch("watch").or(true),
             audit_retention: read_audit_retention(config),
+            watch_learning_hours: config.number("watch_learning_hours", 0..=8760).or(0),
             bootstrap: config.value("bootstrap").refuse_empty().or(BootstrapMode::Admin),
             emergency: read_emergency(config),
             jwt: JwtSettings::read(config),

@@ -92,7 +92,7 @@ impl Authenticator for ApiKeyAuth {
                     head.note_known();
                 }
                 let (auth, client_ip, method) = (self.clone(), head.client_ip, head.method.clone());
-                let agent = self.lookup.watches_agents().then(|| AgentText::of(head)).flatten();
+                let agent = self.lookup.watches_agents().then(|| AgentText::of(head));
                 Verdict::Pending(Box::pin(async move {
                     let credential = auth.lookup.load(digest, client_ip).await;
                     let credential = credential.map_err(|error| error.by(Scheme::ApiKey))?;
@@ -153,24 +153,25 @@ impl ApiKeyAuth {
 /// What a request says of the program that presents a key, and what must not be told of it. It is a copy that costs
 /// next to nothing: what is found in it is looked for only when the key turns out to be a good one.
 struct AgentText {
-    text: HeaderValue,
+    /// None is a program of its own.
+    text: Option<HeaderValue>,
     presented: Box<str>,
     credentials: Vec<HeaderValue>,
 }
 
 impl AgentText {
     #[cold]
-    fn of(head: &RequestHead<'_>) -> Option<Self> {
-        Some(Self {
-            text: head.headers.get(header::USER_AGENT)?.clone(),
+    fn of(head: &RequestHead<'_>) -> Self {
+        Self {
+            text: head.headers.get(header::USER_AGENT).cloned(),
             presented: head.presented.map_or("", |presented| presented.token()).into(),
             credentials: credential_lines(head.headers).cloned().collect(),
-        })
+        }
     }
 
     /// As much of it as may be told.
     fn told(&self, format: &KeyFormat) -> String {
-        let text = self.text.as_bytes();
+        let text = self.text.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
         if text.len() > mentions::MAX_TEXT {
             return "not told, since it is too long".to_owned();
         }
@@ -178,6 +179,7 @@ impl AgentText {
         let hides = mentions::shares_text(&self.presented, self.credentials.iter(), &text);
         match hides || format.finds_key(&text) {
             true => "not told, since a credential is in it".to_owned(),
+            false if text.trim().is_empty() => "none".to_owned(),
             false => excerpt(&text),
         }
     }
@@ -186,11 +188,10 @@ impl AgentText {
 impl ApiKeyAuth {
     #[inline]
     fn meet_agent(&self, credential: &Credential, head: &RequestHead<'_>, now: UnixTime) {
-        if let (Some(tracker), Some(text)) = (credential.tracker(), head.headers.get(header::USER_AGENT))
-            && !tracker.is_same_agent(fingerprint(text.as_bytes()))
-            && let Some(agent) = AgentText::of(head)
+        if let Some(tracker) = credential.tracker()
+            && !tracker.is_same_agent(fingerprint(user_agent(head)))
         {
-            self.note_agent(credential, &agent, head.client_ip, now);
+            self.note_agent(credential, &AgentText::of(head), head.client_ip, now);
         }
     }
 
@@ -202,13 +203,17 @@ impl ApiKeyAuth {
         client_ip: Option<IpAddr>,
         now: UnixTime,
     ) {
-        let Some(tracker) = credential.tracker() else { return };
-        let text = agent.text.as_bytes();
-        // While somebody else is at it the next request will do.
-        if let Ok(Some(finding)) = tracker.meet(fingerprint(text), agent_words(text), now) {
-            self.lookup.tell(credential, client_ip, finding, &agent.told(&self.lookup.inner().format));
-        }
+        let text = agent.text.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+        let excerpt = || agent.told(&self.lookup.inner().format);
+        self.lookup.meet(credential, (fingerprint(text), agent_words(text)), excerpt, client_ip, now);
     }
+}
+
+/// What a client says of its program. One that says nothing is a program of its own, so that nobody escapes notice by
+/// silence.
+#[inline]
+fn user_agent<'a>(head: &RequestHead<'a>) -> &'a [u8] {
+    head.headers.get(header::USER_AGENT).map_or(b"", HeaderValue::as_bytes)
 }
 
 /// The beginning of a text that a client chose, without what may be a secret: long words are cut.

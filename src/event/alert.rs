@@ -20,12 +20,22 @@ pub enum Alert {
     /// A [trap](crate::token::TokenRecord::honeytoken) was presented, so whoever did has seen what nobody should.
     /// Said once an hour of each at most.
     HoneytokenUsed,
-    /// A token was used from a network that it was not used from before; see [`Watch`](crate::watch::Watch). The
-    /// event's address is the new one, and its reason says how many were known.
-    NewNetwork,
-    /// A token was used by a program that it was not used by before; the event's reason is the beginning of its
-    /// `User-Agent`.
-    NewUserAgent,
+    /// A token was used from networks that it was not used from before; see [`Watch`](crate::watch::Watch). The event's
+    /// address is that of the last of them, if it is told of at once.
+    NewNetwork {
+        /// How many were new since the last alert; mostly one.
+        new: u32,
+        /// How many are known beside them.
+        known: u32,
+    },
+    /// A token was used by programs that it was not used by before. The beginning of the `User-Agent` of the last of them
+    /// stands at the end of the event's reason, if it is told of at once.
+    NewUserAgent {
+        /// How many were new since the last alert; mostly one.
+        new: u32,
+        /// How many are known beside them.
+        known: u32,
+    },
     /// A token is used from so many networks at once that several people or machines may share it.
     SharedToken {
         /// How many networks.
@@ -75,8 +85,8 @@ impl Alert {
             Self::RevokedTokenUsed => "revoked_token_used",
             Self::RotatedTokenUsed => "rotated_token_used",
             Self::HoneytokenUsed => "honeytoken_used",
-            Self::NewNetwork => "new_network",
-            Self::NewUserAgent => "new_user_agent",
+            Self::NewNetwork { .. } => "new_network",
+            Self::NewUserAgent { .. } => "new_user_agent",
             Self::SharedToken { .. } => "shared_token",
             Self::UsageSpike { .. } => "usage_spike",
             Self::BruteForce => "brute_force",
@@ -101,8 +111,8 @@ impl Alert {
             | Self::KeysRecovered
             | Self::DirectoryRecovered
             | Self::EmergencyUse
-            | Self::NewNetwork
-            | Self::NewUserAgent
+            | Self::NewNetwork { .. }
+            | Self::NewUserAgent { .. }
             | Self::SharedToken { .. }
             | Self::UsageSpike { .. } => Outcome::Success,
             Self::ForeignAccess

@@ -32,7 +32,7 @@ macro_rules! alerts {
 
 alerts! {
     ForeignAccess ForeignRecord RevokedTokenUsed RotatedTokenUsed HoneytokenUsed BruteForce
-    NewNetwork NewUserAgent SharedToken { networks, seconds } UsageSpike { requests, usual }
+    NewNetwork { new, known } NewUserAgent { new, known } SharedToken { networks, seconds } UsageSpike { requests, usual }
     StoreUnavailable StoreRecovered KeysUnavailable KeysRecovered KeyRefused
     AuditTampered DirectoryUnavailable DirectoryRecovered EmergencyUse EmergencyRefused
 }

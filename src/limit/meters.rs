@@ -21,26 +21,36 @@ pub(crate) trait Meter: Default {
 /// begin anew with each look-up.
 #[derive(Debug)]
 pub(crate) struct Meters<K, M> {
-    known: Mutex<HashMap<K, Arc<M>>>,
+    known: Mutex<Known<K, M>>,
     capacity: usize,
 }
 
+#[derive(Debug)]
+struct Known<K, M> {
+    meters: HashMap<K, Arc<M>>,
+    /// With how many room is made next. Where most are in use that can be in vain, so it is not done for each.
+    room: usize,
+}
+
 impl<K: Hash + Eq + Clone, M: Meter> Meters<K, M> {
-    /// Room for `capacity`, and for those that are in use.
+    /// Room for `capacity`, or for those that are in use if they are more, and for a sixteenth beyond.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { known: Mutex::default(), capacity: capacity.max(1) }
+        let capacity = capacity.max(1);
+        Self { known: Mutex::new(Known { meters: HashMap::new(), room: capacity }), capacity }
     }
 
     /// The one of `key`, which all get who ask for it while it counts anything.
     pub(crate) fn of(&self, key: &K, now: UnixTime) -> Arc<M> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(meter) = known.get(key) {
+        let Known { meters, room } = &mut *known;
+        if let Some(meter) = meters.get(key) {
             return meter.clone();
         }
-        if known.len() >= self.capacity {
-            make_room(&mut known, self.capacity, nanos(now));
+        if meters.len() >= *room {
+            make_room(meters, self.capacity, nanos(now));
+            *room = self.capacity.max(meters.len() + meters.len() / GIVE_UP + 1);
         }
-        known.entry(key.clone()).or_default().clone()
+        meters.entry(key.clone()).or_default().clone()
     }
 }
 
@@ -97,9 +107,25 @@ mod tests {
         }
         for other in 1..10_000 {
             meters.of(&other, at(0)).take(rate(), at(0)).unwrap();
-            assert!(meters.known.lock().unwrap().len() <= 64);
+            assert!(meters.known.lock().unwrap().meters.len() <= 64);
         }
         assert!(meters.of(&0, at(0)).take(rate(), at(0)).is_err(), "its limit was used up, and still is");
+    }
+
+    #[test]
+    fn room_is_made_once_for_many_however_many_are_in_use() {
+        let meters = Meters::<u32, RateMeter>::new(10_000);
+        let mut held: Vec<_> = (0..10_000).map(|key| meters.of(&key, at(0))).collect();
+        let mut made = 0;
+        for key in 10_000..30_000 {
+            let is_full = |known: &Known<_, _>| known.meters.len() >= known.room;
+            made += usize::from(is_full(&meters.known.lock().unwrap()));
+            held.push(meters.of(&key, at(0)));
+        }
+        assert!((1..=20).contains(&made), "{made} times");
+        drop(held);
+        (40_000..43_000).for_each(|key| drop(meters.of(&key, at(0))));
+        assert!(meters.known.lock().unwrap().meters.len() <= 10_000, "what is not in use any more has gone");
     }
 
     #[test]
@@ -111,6 +137,6 @@ mod tests {
         }
         drop(held);
         meters.of(&99, at(100));
-        assert_eq!(meters.known.lock().unwrap().len(), 1, "nothing of them counts any more");
+        assert_eq!(meters.known.lock().unwrap().meters.len(), 1, "nothing of them counts any more");
     }
 }

@@ -222,7 +222,7 @@ impl TokenManager {
         self.inner().add_unwritten_use(&mut used);
         successor.quota_use = used.quota_use;
         // And whoever has it is at home where the old one was.
-        successor.habits = used.habits.map(|habits| Box::new(habits.inherited()));
+        successor.habits = used.habits.map(|habits| Box::new(habits.inherited(used.request_count)));
         successor.parent = old.parent;
         successor.created_ip = actor.client_ip();
         successor.created_by = actor.presented().and_then(crate::Principal::token_id);

@@ -221,7 +221,7 @@ impl Usage {
             record.quota_use = Some(used.added_to(record.quota_use));
         }
         if let Some(habits) = &self.habits {
-            record.habits.get_or_insert_default().merge(habits);
+            record.habits.get_or_insert_default().merge(habits, self.last_used);
         }
     }
 }

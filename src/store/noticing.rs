@@ -14,7 +14,7 @@ use crate::{
     },
     time::UnixTime,
     token::TokenRecord,
-    watch::{Finding, Habits, Network, Tracker, Watch},
+    watch::{Finding, Habits, Tracker, Watch},
 };
 
 /// What is looked for, and what is known of tokens. It outlives the credentials that the cache forgets, so that what
@@ -33,10 +33,10 @@ impl Noticing {
     /// What is known of the token of `record`.
     pub(super) fn tracker(&self, record: &TokenRecord, now: UnixTime) -> Arc<Tracker> {
         let tracker = self.trackers.of(&record.id, now);
-        tracker.absorb(record.habits.as_deref(), record.request_count);
-        if let Some(ip) = record.created_ip {
-            tracker.suppose(Network::of(ip));
-        }
+        tracker.absorb(&self.watch, record.habits.as_deref(), record.request_count, now);
+        // Whoever begins to watch knows where a key was made, and where it was used last.
+        let ips = record.created_ip.into_iter().chain(record.last_used_ip);
+        tracker.suppose(ips.map(|ip| self.watch.network(ip)));
         tracker
     }
 }
@@ -66,9 +66,21 @@ impl TokenLookup {
         self.inner().noticing.as_ref().is_some_and(|noticing| noticing.watch.user_agents)
     }
 
-    /// Says what was found out about a credential, if there is something.
-    pub(crate) fn tell(&self, credential: &Credential, ip: Option<IpAddr>, finding: Finding, agent: &str) {
-        self.inner().tell(credential, ip, finding, agent);
+    /// Notes that a credential is presented by a program: what stands for all of its text and for its words, and what may
+    /// be told of it.
+    pub(crate) fn meet(
+        &self,
+        credential: &Credential,
+        (print, words): (u64, u64),
+        excerpt: impl FnOnce() -> String,
+        ip: Option<IpAddr>,
+        now: UnixTime,
+    ) {
+        let (Some(noticing), Some(tracker)) = (&self.inner().noticing, credential.tracker()) else { return };
+        // While somebody else is at it the next request will do.
+        if let Ok(Some(finding)) = tracker.meet(&noticing.watch, print, words, now) {
+            self.inner().tell(credential, ip, finding, Some(&excerpt()));
+        }
     }
 }
 
@@ -81,8 +93,8 @@ impl Inner {
             && noticing.watch.looks_at_networks()
         {
             let last_used = credential.uses.last_used();
-            match tracker.arrive(&noticing.watch, Network::of(ip), last_used, now) {
-                Ok(Some(finding)) => self.tell(credential, Some(ip), finding, ""),
+            match tracker.arrive(&noticing.watch, noticing.watch.network(ip), last_used, now) {
+                Ok(Some(finding)) => self.tell(credential, Some(ip), finding, None),
                 Ok(None) => {}
                 // The next request from there is looked at, since the address stays as it was.
                 Err(_busy) => return,
@@ -95,23 +107,26 @@ impl Inner {
     pub(super) fn notice_count(&self, credential: &Credential, counted: UseCount) -> Option<Box<Habits>> {
         let (noticing, tracker) = (self.noticing.as_ref()?, credential.tracker()?);
         let now = self.clock.now();
-        let (finding, habits) = tracker.count(&noticing.watch, counted.count, counted.last_used, now);
-        if let Some(finding) = finding {
-            self.tell(credential, counted.ip, finding, "");
+        let (findings, habits) = tracker.count(&noticing.watch, counted.count, counted.last_used, now);
+        for finding in findings {
+            // What was new before is not where it is used now.
+            let ip = counted.ip.filter(|_| matches!(finding, Finding::Spike { .. }));
+            self.tell(credential, ip, finding, None);
         }
         habits.map(Box::new)
     }
 
-    fn tell(&self, credential: &Credential, ip: Option<IpAddr>, finding: Finding, agent: &str) {
-        let within = self.noticing.as_ref().and_then(|noticing| noticing.watch.sharing);
+    fn tell(&self, credential: &Credential, ip: Option<IpAddr>, finding: Finding, agent: Option<&str>) {
+        let watch = self.noticing.as_ref().map(|noticing| &noticing.watch);
+        let within = watch.and_then(|watch| watch.sharing);
         let seconds = within.map_or(0, |sharing| sharing.within.as_secs());
         let (alert, reason) = match finding {
-            Finding::NewNetwork(known) => {
-                let network = ip.map(|ip| Network::of(ip).to_string()).unwrap_or_default();
-                (Alert::NewNetwork, format!("{network} is none of the {known} networks that are known of it"))
+            Finding::NewNetwork { new, known } => {
+                let network = ip.zip(watch).map(|(ip, watch)| watch.network(ip).to_string());
+                (Alert::NewNetwork { new, known }, news("networks", new, known, network.as_deref()))
             }
-            Finding::NewUserAgent(known) => {
-                (Alert::NewUserAgent, format!("none of the {known} programs that are known of it: {agent}"))
+            Finding::NewUserAgent { new, known } => {
+                (Alert::NewUserAgent { new, known }, news("programs", new, known, agent))
             }
             Finding::Shared(networks) => (
                 Alert::SharedToken { networks, seconds },
@@ -124,5 +139,16 @@ impl Inner {
         };
         let event = Event::alert(alert).owned_by(&credential.user).token(credential.token);
         self.audit.emit(event.at_ip(ip).because(&reason));
+    }
+}
+
+/// What is new about a token, in words.
+fn news(things: &str, new: u32, known: u32, last: Option<&str>) -> String {
+    match last {
+        Some(last) if new == 1 => format!("none of the {known} {things} that are known of it: {last}"),
+        Some(last) => {
+            format!("{new} {things} since the last alert, beside {known} that are known of it: {last}")
+        }
+        None => format!("{new} {things} since the last alert, beside {known} that are known of it"),
     }
 }

@@ -2,8 +2,7 @@
 
 use std::{
     cmp::{Ordering, Reverse},
-    fmt,
-    net::{IpAddr, Ipv6Addr},
+    mem,
     time::Duration,
 };
 
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     time::UnixTime,
-    watch::{Sharing, Spike},
+    watch::{Finding, Network, Sharing, network::Prefixes, pace::hour_of},
 };
 
 /// How many networks a token is known to be used from.
@@ -20,11 +19,8 @@ pub const MAX_NETWORKS: usize = 16;
 /// How many programs a token is known to be used by.
 pub const MAX_USER_AGENTS: usize = 8;
 
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
-
-/// Half of the busiest hour is forgotten in so many.
-const HALF_LIFE: f64 = 168.0;
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// From where and how a token was used so far, for a [`Watch`](crate::watch::Watch).
 ///
@@ -35,7 +31,7 @@ const HALF_LIFE: f64 = 168.0;
 /// use keyward::watch::{Habits, Network};
 ///
 /// let mut habits = Habits::default();
-/// habits.networks.push((Network::of("192.0.2.7".parse()?), keyward::time::UnixTime::EPOCH).into());
+/// habits.networks.push(("192.0.2.0/24".parse::<Network>()?, keyward::time::UnixTime::EPOCH).into());
 /// let text = serde_json::to_string(&habits)?;
 /// assert_eq!(serde_json::from_str::<Habits>(&text)?, habits);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -58,20 +54,31 @@ pub struct Habits {
     pub hour: Option<UnixTime>,
     /// How many requests there had been when that hour began.
     pub before_hour: u64,
-    /// A thousand times the requests of the busiest hour before, of which half is forgotten each week.
+    /// A thousand times the requests of the busiest hour before, of which half is forgotten in 30 days.
     pub usual_milli: u64,
     /// When there was an alert of a new network last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub told_network: Option<UnixTime>,
+    /// How many networks were new since then, at least, without an alert.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub untold_networks: u32,
     /// When there was an alert of a new program last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub told_agent: Option<UnixTime>,
+    /// How many programs were new since then, at least, without an alert.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub untold_agents: u32,
     /// When it was seen to be shared last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared_at: Option<UnixTime>,
     /// When there was an alert of a spike last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub told_spike: Option<UnixTime>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Something that was seen, and when it was last.
@@ -106,56 +113,26 @@ impl<T: Copy> From<Sighting<T>> for (T, UnixMillis) {
     }
 }
 
-/// An IPv4 address, or the /64 of an IPv6 address: what one customer of a provider gets.
-///
-/// ```
-/// use keyward::watch::Network;
-///
-/// assert_eq!(Network::of("192.0.2.7".parse()?).to_string(), "192.0.2.7");
-/// assert_eq!(Network::of("2001:db8::1:2:3:4".parse()?).to_string(), "2001:db8::/64");
-/// # Ok::<(), std::net::AddrParseError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Network(u64);
-
-impl Network {
-    /// Before an IPv4 address. The /64s that begin like this are reserved (RFC 4291, section 2.4).
-    const V4: u64 = 0xffff << 32;
-
-    /// The network of `ip`.
-    #[must_use]
-    pub fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(v4) => Self(Self::V4 | u64::from(v4.to_bits())),
-            IpAddr::V6(v6) => Self((v6.to_bits() >> 64) as u64),
-        }
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 >> 32 == Self::V4 >> 32 {
-            return std::net::Ipv4Addr::from_bits(self.0 as u32).fmt(f);
-        }
-        write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(self.0) << 64))
-    }
-}
-
-/// What a new sighting means.
+/// What a sighting means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// It was known.
     Known,
     /// It is learnt without a word.
     Learnt,
-    /// It is unusual, and so many others were known.
-    New(usize),
+    /// It is unusual.
+    New,
+    /// It is not known any more, since there is no room for all: it may have been usual.
+    Forgotten,
 }
 
 impl Habits {
     /// Adds what others know of the same token. The order does not matter, nor how often it is done.
-    pub fn merge(&mut self, other: &Self) {
+    ///
+    /// `now` is the time by the clock of who adds it, such as [`Usage::last_used`](crate::store::Usage::last_used). What
+    /// is dated more than an hour later was noted while a clock was wrong, and gives way; see `settle`.
+    pub fn merge(&mut self, other: &Self, now: UnixTime) {
+        self.settle(now.saturating_add(HOUR));
         let known = self.networks.iter().chain(&other.networks).copied().collect();
         self.networks = newest(known, MAX_NETWORKS);
         let known = self.user_agents.iter().chain(&other.user_agents).copied().collect();
@@ -173,106 +150,163 @@ impl Habits {
             }
             Ordering::Greater => {}
         }
-        self.told_network = self.told_network.max(other.told_network);
-        self.told_agent = self.told_agent.max(other.told_agent);
+        // How many were not told of counts from the last alert on, so the two go together.
+        (self.told_network, self.untold_networks) =
+            (self.told_network, self.untold_networks).max((other.told_network, other.untold_networks));
+        (self.told_agent, self.untold_agents) =
+            (self.told_agent, self.untold_agents).max((other.told_agent, other.untold_agents));
         self.shared_at = self.shared_at.max(other.shared_at);
         self.told_spike = self.told_spike.max(other.told_spike);
     }
 
-    /// What a token knows that takes the place of this one: all but the count of the hour.
+    /// Takes what is dated later than `now` for what it is: noted by a clock that was wrong. What was seen is known,
+    /// but not as of lately; what was said may be said again; and nothing was counted.
+    pub(super) fn settle(&mut self, now: UnixTime) {
+        let long_ago = now.saturating_sub(DAY);
+        for at in self.networks.iter_mut().map(|network| &mut network.at) {
+            *at = if *at > now { long_ago } else { *at };
+        }
+        for at in self.user_agents.iter_mut().map(|agent| &mut agent.at) {
+            *at = if *at > now { long_ago } else { *at };
+        }
+        self.since = self.since.map(|since| since.min(now));
+        if self.hour.is_some_and(|hour| hour > now) {
+            // An hour that is over, so that the present one takes its place everywhere.
+            (self.hour, self.before_hour) = (Some(hour_of(now).saturating_sub(HOUR)), u64::MAX);
+        }
+        for told in [&mut self.told_network, &mut self.told_agent, &mut self.shared_at, &mut self.told_spike]
+        {
+            *told = told.filter(|at| *at <= now);
+        }
+    }
+
+    /// What a token knows that takes the place of this one, which had so many requests. It counts from zero, and what this
+    /// one counted in the hour is usual.
     #[must_use]
-    pub fn inherited(&self) -> Self {
-        Self { hour: None, before_hour: 0, ..self.clone() }
+    pub fn inherited(&self, request_count: u64) -> Self {
+        let usual_milli = if self.hour.is_some() { self.busiest(request_count) } else { self.usual_milli };
+        Self { before_hour: 0, usual_milli, ..self.clone() }
     }
 
-    /// Learns of a use from `network`.
-    pub(super) fn see_network(&mut self, network: Network, now: UnixTime) -> Seen {
+    /// Takes all networks to be as wide as others are now.
+    pub(super) fn widen(&mut self, prefixes: Prefixes) {
+        let widened = |of: Sighting<Network>| Sighting { of: of.of.widened(prefixes), ..of };
+        if self.networks.iter().any(|network| widened(*network) != *network) {
+            self.networks = newest(self.networks.iter().copied().map(widened).collect(), MAX_NETWORKS);
+        }
+    }
+
+    /// Learns of a use from `network`, without a word in the time of `learning` from the first use on.
+    pub(super) fn see_network(&mut self, network: Network, now: UnixTime, learning: Duration) -> Seen {
+        let is_early = self.learns(now, learning);
+        // What was known while networks were wider is no news.
+        let is_covered = || self.networks.iter().any(|known| known.of.covers(network));
+        let learns = is_early || self.networks.is_empty() || is_covered();
+        see(&mut self.networks, network, now, MAX_NETWORKS).unless(learns)
+    }
+
+    /// Learns of a use by the program that `agent` stands for, as of a network.
+    pub(super) fn see_agent(&mut self, agent: u64, now: UnixTime, learning: Duration) -> Seen {
+        let learns = self.learns(now, learning) || self.user_agents.is_empty();
+        see(&mut self.user_agents, agent, now, MAX_USER_AGENTS).unless(learns)
+    }
+
+    /// Whether it is too early to tell what is unusual. The first use is no surprise.
+    fn learns(&mut self, now: UnixTime, learning: Duration) -> bool {
         let is_first = self.since.is_none();
-        self.since.get_or_insert(now);
-        let seen = see(&mut self.networks, network, now, MAX_NETWORKS, self.told_network);
-        match seen {
-            Seen::New(0) => Seen::Learnt,
-            Seen::New(_) if is_first => Seen::Learnt,
-            seen => seen,
+        let since = *self.since.get_or_insert(now);
+        is_first || since.saturating_add(learning) > now
+    }
+
+    /// When it was used from `network` last.
+    pub(super) fn last_seen(&self, network: Network) -> Option<UnixTime> {
+        self.networks.iter().find(|sighting| sighting.of == network).map(|sighting| sighting.at)
+    }
+
+    /// Notes that it was used from `network` until `at`.
+    pub(super) fn leave(&mut self, network: Network, at: UnixTime) {
+        if let Some(sighting) = self.networks.iter_mut().find(|sighting| sighting.of == network) {
+            sighting.at = sighting.at.max(at);
         }
     }
 
-    /// Learns of a use by the program that `agent` stands for. The first of them is no surprise.
-    pub(super) fn see_agent(&mut self, agent: u64, now: UnixTime) -> Seen {
-        match see(&mut self.user_agents, agent, now, MAX_USER_AGENTS, self.told_agent) {
-            Seen::New(0) => Seen::Learnt,
-            seen => seen,
-        }
+    /// Whether it is a day ago that there was an alert of a new network.
+    pub(super) fn may_tell_networks(&self, now: UnixTime) -> bool {
+        !is_lately(self.told_network, now)
+    }
+
+    /// Whether it is a day ago that there was an alert of a new program.
+    pub(super) fn may_tell_agents(&self, now: UnixTime) -> bool {
+        !is_lately(self.told_agent, now)
+    }
+
+    /// The networks of which there was no alert, and how many are known beside them. They are told of from now on.
+    pub(super) fn tell_networks(&mut self, now: UnixTime) -> Option<Finding> {
+        let new = mem::take(&mut self.untold_networks);
+        let known = (self.networks.len() as u32).saturating_sub(new);
+        (new > 0).then(|| {
+            self.told_network = Some(now);
+            Finding::NewNetwork { new, known }
+        })
+    }
+
+    /// The programs of which there was no alert, as of networks.
+    pub(super) fn tell_agents(&mut self, now: UnixTime) -> Option<Finding> {
+        let new = mem::take(&mut self.untold_agents);
+        let known = (self.user_agents.len() as u32).saturating_sub(new);
+        (new > 0).then(|| {
+            self.told_agent = Some(now);
+            Finding::NewUserAgent { new, known }
+        })
     }
 
     /// From how many networks it was used lately.
     pub(super) fn networks_within(&self, sharing: Sharing, now: UnixTime) -> u32 {
         let from = now.saturating_sub(sharing.within);
-        self.networks.iter().filter(|network| network.at > from).count() as u32
+        self.networks.iter().filter(|network| network.at > from && network.at <= now).count() as u32
     }
 
     /// Whether it was shared lately: then that it still is is no news.
     pub(super) fn is_shared(&self, sharing: Sharing, now: UnixTime) -> bool {
         self.shared_at.is_some_and(|at| at <= now && at.saturating_add(sharing.within) >= now)
     }
+}
 
-    /// Begins another hour if it is time, with `total` requests before it; says whether it did.
-    pub(super) fn turn_to(&mut self, now: UnixTime, total: u64) -> bool {
-        let begun = hour_of(now);
-        match self.hour {
-            Some(hour) if hour == begun => return false,
-            Some(hour) => {
-                let hours = begun.since(hour).as_secs() as f64 / 3600.0;
-                let left = self.usual_milli as f64 * (-hours / HALF_LIFE).exp2();
-                let counted = total.saturating_sub(self.before_hour).saturating_mul(1000);
-                self.usual_milli = counted.max(left as u64);
-            }
-            None => {}
+fn is_lately(told: Option<UnixTime>, now: UnixTime) -> bool {
+    told.is_some_and(|at| at <= now && at.saturating_add(DAY) > now)
+}
+
+impl Seen {
+    /// Whether somebody is to be told.
+    pub(super) const fn is_news(self) -> bool {
+        matches!(self, Self::New | Self::Forgotten)
+    }
+
+    /// Without a word if it `learns`.
+    fn unless(self, learns: bool) -> Self {
+        match self {
+            Self::New | Self::Forgotten if learns => Self::Learnt,
+            seen => seen,
         }
-        (self.hour, self.before_hour) = (Some(begun), total);
-        true
-    }
-
-    /// How many requests of this hour are too many, if they are and it was not said yet.
-    pub(super) fn spikes(&self, spike: Spike, now: UnixTime, total: u64) -> Option<u64> {
-        let requests = total.saturating_sub(self.before_hour);
-        let too_many = u128::from(self.usual_milli) * u128::from(spike.factor);
-        let has_past = self.since.is_some_and(|since| since.saturating_add(DAY) <= now);
-        let told = self.told_spike.is_some_and(|at| Some(hour_of(at)) == self.hour);
-        let is_spike = requests >= spike.least && u128::from(requests) * 1000 > too_many;
-        (is_spike && has_past && !told).then_some(requests)
     }
 }
 
-fn hour_of(time: UnixTime) -> UnixTime {
-    let hour = HOUR.as_millis() as i64;
-    UnixTime::from_millis(time.as_millis().div_euclid(hour).saturating_mul(hour))
-}
-
-/// Notes a sighting. Where as many are known as there is room for, one is forgotten for each new one, which may have
-/// been usual: so there is a surprise once a day at most.
-fn see<T: Copy + PartialEq>(
-    known: &mut Vec<Sighting<T>>,
-    of: T,
-    now: UnixTime,
-    room: usize,
-    told: Option<UnixTime>,
-) -> Seen {
+/// Notes a sighting. Where as many are known as there is room for, the oldest is forgotten for a new one.
+fn see<T: Copy + PartialEq>(known: &mut Vec<Sighting<T>>, of: T, now: UnixTime, room: usize) -> Seen {
     if let Some(sighting) = known.iter_mut().find(|sighting| sighting.of == of) {
-        sighting.at = sighting.at.max(now);
+        // Also back, with the clock.
+        sighting.at = now;
         return Seen::Known;
     }
-    let others = known.len();
-    if others >= room
-        && let Some(oldest) = (0..others).min_by_key(|at| known.get(*at).map(|sighting| sighting.at))
+    let mut seen = Seen::New;
+    if known.len() >= room
+        && let Some(oldest) = (0..known.len()).min_by_key(|at| known.get(*at).map(|sighting| sighting.at))
     {
         known.swap_remove(oldest);
-        known.push((of, now).into());
-        let lately = told.is_some_and(|at| at <= now && at.saturating_add(DAY) > now);
-        return if lately { Seen::Learnt } else { Seen::New(others) };
+        seen = Seen::Forgotten;
     }
     known.push((of, now).into());
-    Seen::New(others)
+    seen
 }
 
 /// The newest of `sightings`, each thing once.
@@ -297,121 +331,90 @@ mod tests {
     }
 
     fn network(n: u64) -> Network {
-        Network(Network::V4 | n)
-    }
-
-    #[test]
-    fn networks_are_told_apart_as_they_are_handed_out() {
-        for (a, b, same) in [
-            ("192.0.2.7", "192.0.2.8", false),
-            ("192.0.2.7", "::ffff:192.0.2.7", true),
-            ("2001:db8::1", "2001:db8::ffff:0:0:2", true),
-            ("2001:db8::1", "2001:db8:0:1::1", false),
-            ("0.0.0.0", "::", false),
-        ] {
-            let (a, b): (IpAddr, IpAddr) = (a.parse().unwrap(), b.parse().unwrap());
-            assert_eq!(Network::of(a) == Network::of(b), same, "{a} and {b}");
-        }
-        assert_eq!(Network::of("::ffff:192.0.2.7".parse().unwrap()).to_string(), "192.0.2.7");
+        Network::of(std::net::Ipv4Addr::from_bits(n as u32).into())
     }
 
     #[test]
     fn a_network_is_new_once_and_the_first_use_is_no_surprise() {
+        let none = Duration::ZERO;
         let mut habits = Habits::default();
         for (n, seen) in [
             (1, Seen::Learnt),
             (1, Seen::Known),
-            (2, Seen::New(1)),
+            (2, Seen::New),
             (2, Seen::Known),
             (1, Seen::Known),
-            (3, Seen::New(2)),
+            (3, Seen::New),
         ] {
-            assert_eq!(habits.see_network(network(n), at(0)), seen, "{n}");
+            assert_eq!(habits.see_network(network(n), at(0), none), seen, "{n}");
         }
         let mut made_elsewhere = Habits { networks: vec![(network(9), at(0)).into()], ..Habits::default() };
-        assert_eq!(made_elsewhere.see_network(network(1), at(1)), Seen::Learnt);
-        assert_eq!(made_elsewhere.see_network(network(9), at(1)), Seen::Known);
-        assert_eq!(made_elsewhere.see_network(network(2), at(1)), Seen::New(2));
+        assert_eq!(made_elsewhere.see_network(network(1), at(1), none), Seen::Learnt);
+        assert_eq!(made_elsewhere.see_network(network(9), at(1), none), Seen::Known);
+        assert_eq!(made_elsewhere.see_network(network(2), at(1), none), Seen::New);
     }
 
     #[test]
-    fn where_there_is_no_room_there_is_a_surprise_a_day_and_the_oldest_is_forgotten() {
+    fn where_there_is_no_room_the_oldest_is_forgotten() {
         let mut habits = Habits::default();
         for n in 0..16 {
-            habits.see_network(network(n), at(n as i64));
+            habits.see_network(network(n), at(n as i64), Duration::ZERO);
         }
-        let mut surprises = 0;
         for n in 16..1000 {
-            let now = at(n as i64);
-            if let Seen::New(_) = habits.see_network(network(n), now) {
-                habits.told_network = Some(now);
-                surprises += 1;
-            }
+            assert_eq!(habits.see_network(network(n), at(n as i64), Duration::ZERO), Seen::Forgotten);
             assert_eq!(habits.networks.len(), 16);
         }
-        assert_eq!(surprises, 1);
-        assert!(matches!(habits.see_network(network(5000), at(16 + 86_400)), Seen::New(16)), "a day later");
-        assert_eq!(habits.see_network(network(999), at(90_000)), Seen::Known, "the newest are known");
-    }
-
-    #[test]
-    fn what_counts_is_the_busiest_hour_of_which_half_is_forgotten_each_week() {
-        let hours = |hours: i64| at(hours * 3600);
-        let mut habits = Habits { since: Some(at(0)), ..Habits::default() };
-        assert!(habits.turn_to(hours(0), 0), "the first");
-        assert!(!habits.turn_to(hours(0), 50));
-        assert!(habits.turn_to(hours(1), 100));
-        assert_eq!(habits.usual_milli, 100_000);
-        assert!(habits.turn_to(hours(2), 110), "a quiet hour changes little");
-        assert!((99_500..=100_000).contains(&habits.usual_milli), "{}", habits.usual_milli);
-        assert!(habits.turn_to(hours(2 + 168), 110));
-        assert!((49_000..=50_000).contains(&habits.usual_milli), "{}", habits.usual_milli);
-        assert!(habits.turn_to(hours(171), 1110));
-        assert_eq!(habits.usual_milli, 1_000_000);
-    }
-
-    #[test]
-    fn a_spike_is_many_times_the_usual_and_a_number_worth_looking_at() {
-        let now = at(2 * 86_400);
-        let spike = Spike { factor: 10, least: 1000 };
-        let habits = |usual: u64, since: i64| Habits {
-            usual_milli: usual * 1000,
-            since: Some(at(since)),
-            hour: Some(hour_of(now)),
-            before_hour: 500,
-            ..Habits::default()
-        };
-        for (name, usual, since, total, expected) in [
-            ("ten times is not more", 100, 0, 1500, None),
-            ("more than ten times", 100, 0, 1501, Some(1001)),
-            ("few in all", 1, 0, 1499, None),
-            ("many in all", 1, 0, 1500, Some(1000)),
-            ("never used before", 0, 0, 1500, Some(1000)),
-            ("the first day", 1, 2 * 86_400 - 86_399, 10_000, None),
-            ("counted backwards", 1, 0, 100, None),
-            ("without an end", u64::MAX / 1000, 0, u64::MAX, Some(u64::MAX - 500)),
-        ] {
-            assert_eq!(habits(usual, since).spikes(spike, now, total), expected, "{name}");
-        }
-        let told = Habits { told_spike: Some(now), ..habits(1, 0) };
-        assert_eq!(told.spikes(spike, now, 5000), None, "it was said");
+        assert_eq!(habits.see_network(network(985), at(1000), Duration::ZERO), Seen::Known);
+        assert_eq!(habits.see_network(network(983), at(1000), Duration::ZERO), Seen::Forgotten);
     }
 
     #[test]
     fn what_is_stored_is_small_and_reads_back() {
         let mut habits = Habits::default();
         for n in 0..100 {
-            habits.see_network(Network(u64::MAX - n), at(n as i64));
-            habits.see_agent(u64::MAX - n, at(n as i64));
+            let ip = std::net::Ipv6Addr::from_bits(u128::MAX - (u128::from(n) << 64));
+            habits.see_network(Network::of(ip.into()), at(n as i64), DAY);
+            habits.see_agent(u64::MAX - n, at(n as i64), DAY);
         }
         habits.turn_to(at(0), u64::MAX);
         let now = Some(at(7));
         (habits.told_network, habits.told_agent, habits.shared_at, habits.told_spike) = (now, now, now, now);
         habits.usual_milli = u64::MAX;
+        (habits.untold_networks, habits.untold_agents) = (u32::MAX, u32::MAX);
         let text = serde_json::to_string(&habits).unwrap();
         assert!(text.len() <= 2048, "{} bytes", text.len());
         assert_eq!(serde_json::from_str::<Habits>(&text).unwrap(), habits);
         assert_eq!(serde_json::from_str::<Habits>("{}").unwrap(), Habits::default());
+    }
+
+    #[test]
+    fn what_a_wrong_clock_noted_gives_way() {
+        let (now, ahead) = (at(0), at(86_400));
+        let mut wrong = Habits { since: Some(ahead), ..Habits::default() };
+        for n in 0..16 {
+            wrong.see_network(network(n), ahead, DAY);
+            wrong.see_agent(n, ahead, DAY);
+        }
+        wrong.turn_to(ahead, 5000);
+        wrong.usual_milli = 7000;
+        (wrong.told_network, wrong.told_agent) = (Some(ahead), Some(ahead));
+        (wrong.shared_at, wrong.told_spike) = (Some(ahead), Some(ahead));
+        let mut right = Habits { since: Some(at(-9)), ..Habits::default() };
+        right.see_network(network(99), now, DAY);
+        right.turn_to(now, 5100);
+        (right.told_network, right.told_spike) = (Some(now), Some(now));
+        for known in [&right, &Habits::default()] {
+            let mut stored = wrong.clone();
+            stored.merge(known, now);
+            let late =
+                stored.networks.iter().map(|network| network.at).chain(stored.hour).chain(stored.since);
+            assert!(late.chain(stored.shared_at).all(|at| at.since(now) <= HOUR), "{stored:?}");
+        }
+        wrong.merge(&right, now);
+        assert!(wrong.networks.contains(&(network(99), now).into()), "what is right is the newest");
+        assert_eq!((wrong.hour, wrong.before_hour), (Some(hour_of(now)), 5100));
+        assert_eq!((wrong.told_network, wrong.told_spike, wrong.shared_at), (Some(now), Some(now), None));
+        assert_eq!(wrong.networks_within(Sharing::default(), now), 1, "nobody was seen elsewhere lately");
     }
 
     prop_compose! {
@@ -419,7 +422,8 @@ mod tests {
             networks in prop::collection::vec((0u64..40, 0i64..100), 0..30),
             agents in prop::collection::vec((0u64..20, 0i64..100), 0..20),
             times in prop::array::uniform6(prop::option::of(0i64..5)),
-            counts in prop::array::uniform2(0u64..5)
+            counts in prop::array::uniform2(0u64..5),
+            untold in prop::array::uniform2(0u32..5)
         ) -> Habits {
             let [since, hour, told_network, told_agent, shared_at, told_spike] = times.map(|time| time.map(at));
             // Of two sightings of one thing at one time none is first.
@@ -430,13 +434,14 @@ mod tests {
                 user_agents: newest(agents.map(Sighting::from).collect(), MAX_USER_AGENTS),
                 since, hour, before_hour: counts[0], usual_milli: counts[1],
                 told_network, told_agent, shared_at, told_spike,
+                untold_networks: untold[0], untold_agents: untold[1],
             }
         }
     }
 
     /// In an order of its own, since that of equal times means nothing.
     fn sorted(mut habits: Habits) -> Habits {
-        habits.networks.sort_by_key(|network| (network.at, network.of.0));
+        habits.networks.sort_by_key(|network| (network.at, network.of.to_string()));
         habits.user_agents.sort_by_key(|agent| (agent.at, agent.of));
         habits
     }
@@ -446,7 +451,7 @@ mod tests {
         fn merging_adds_up_whatever_the_order_and_stays_bounded(a in any_habits(), b in any_habits()) {
             let merged = |a: &Habits, b: &Habits| {
                 let mut merged = a.clone();
-                merged.merge(b);
+                merged.merge(b, at(1_000_000));
                 merged
             };
             let both = merged(&a, &b);
@@ -456,7 +461,7 @@ mod tests {
             let times = |habits: &Habits| {
                 let mut times: Vec<_> = habits.networks.iter().map(|network| network.at).collect();
                 times.sort_unstable();
-                (times, habits.since, habits.hour, habits.usual_milli, habits.told_network, habits.shared_at)
+                (times, habits.since, habits.hour, habits.usual_milli, habits.told_network, habits.untold_networks, habits.shared_at)
             };
             prop_assert_eq!(times(&merged(&b, &a)), times(&both), "the other way round");
         }

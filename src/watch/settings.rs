@@ -1,8 +1,11 @@
 //! What to look for.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use crate::{error::ConfigError, watch::MAX_NETWORKS};
+use crate::{
+    error::ConfigError,
+    watch::{MAX_NETWORKS, Network, network::Prefixes},
+};
 
 /// Which changes in the use of a key raise an alert, for
 /// [`TokenManagerBuilder::with_watch`](crate::manage::TokenManagerBuilder::with_watch).
@@ -28,6 +31,8 @@ pub struct Watch {
     pub(crate) user_agents: bool,
     pub(crate) sharing: Option<Sharing>,
     pub(crate) spike: Option<Spike>,
+    pub(crate) learning: Duration,
+    pub(super) prefixes: Prefixes,
 }
 
 impl Default for Watch {
@@ -37,18 +42,22 @@ impl Default for Watch {
             user_agents: false,
             sharing: Some(Sharing::default()),
             spike: Some(Spike::default()),
+            learning: Duration::ZERO,
+            prefixes: Prefixes { v4: 32, v6: 64 },
         }
     }
 }
 
 impl Watch {
     /// Whether a network that a key was not used from before raises an alert; on by default. While a key is
-    /// [shared](Self::with_sharing), and where it knows as many as it can, there is at most one a day.
+    /// [shared](Self::with_sharing), and where as many are known as there is room for, there is one a day at most, which
+    /// says how many were new.
     pub fn with_new_networks(self, on: bool) -> Self {
         Self { networks: on, ..self }
     }
 
-    /// Whether another program, by its `User-Agent`, raises an alert; off by default.
+    /// Whether another program, by its `User-Agent`, raises an alert; off by default. To name none is to be another
+    /// program. Where as many are known as there is room for, there is one a day at most.
     pub fn with_user_agents(self, on: bool) -> Self {
         Self { user_agents: on, ..self }
     }
@@ -62,6 +71,34 @@ impl Watch {
     /// least. `None` is never.
     pub fn with_spike(self, spike: Option<Spike>) -> Self {
         Self { spike, ..self }
+    }
+
+    /// For how long from its first use on networks and programs are learnt without an alert; zero by default: only those
+    /// of the first use are. With a day, office, home and train are known before somebody is told of a new network, and a
+    /// key that is stolen in that time shows by [sharing](Self::with_sharing) only. One that takes the place of another
+    /// one by rotation does not begin anew.
+    pub fn with_learning(self, learning: Duration) -> Self {
+        Self { learning, ..self }
+    }
+
+    /// How many bits of an IPv4 and of an IPv6 address make a network; by default 32 and 64: each address, and each network
+    /// of an IPv6 customer, is told apart. A provider gives its customer a new address now and then, mostly in the same
+    /// network as before: with 24 and 48 that is no alert. With longer ones than before, a part of what was known is known too.
+    ///
+    /// # Errors
+    /// When they are not 8 to 32, and 16 to 64.
+    pub fn with_prefixes(self, v4: u8, v6: u8) -> Result<Self, ConfigError> {
+        if !(8..=32).contains(&v4) || !(16..=64).contains(&v6) {
+            return Err(ConfigError::new(
+                "a network is 8 to 32 bits of an IPv4 address, and 16 to 64 of an IPv6 one",
+            ));
+        }
+        Ok(Self { prefixes: Prefixes { v4, v6 }, ..self })
+    }
+
+    /// The network of `ip`.
+    pub(crate) fn network(&self, ip: IpAddr) -> Network {
+        Network::of(ip).widened(self.prefixes)
     }
 
     /// Whether addresses matter.
@@ -114,7 +151,7 @@ impl Sharing {
 /// How much more than ever lately is too much.
 ///
 /// What counts is the number of requests in an hour of the clock, against the busiest hour of the key's own past, of
-/// which half is forgotten each week. A key is judged from a day after its first use, since before that it has no past.
+/// which half is forgotten in 30 days. A key is judged from a day after its first use, since before that it has no past.
 /// There is one alert an hour at most.
 ///
 /// ```
@@ -175,6 +212,12 @@ mod tests {
         {
             assert_eq!(Spike::new(factor, least).is_ok(), is_ok, "{factor} times, {least}");
         }
+        for (v4, v6, is_ok) in
+            [(8, 16, true), (32, 64, true), (7, 48, false), (33, 48, false), (24, 15, false), (24, 65, false)]
+        {
+            assert_eq!(Watch::default().with_prefixes(v4, v6).is_ok(), is_ok, "{v4} and {v6}");
+        }
+        assert_eq!(Watch::default().with_prefixes(32, 64).unwrap(), Watch::default());
         assert_eq!(Sharing::new(5, seconds(600)).unwrap(), Sharing::default());
         assert_eq!(Spike::new(10, 1000).unwrap(), Spike::default());
     }

@@ -8,7 +8,7 @@ use std::sync::{
 use crate::{
     limit::{Meter, nanos},
     time::UnixTime,
-    watch::{Habits, Network, Watch, habits::Seen},
+    watch::{Habits, Network, Sharing, Spike, Watch, habits::Seen},
 };
 
 /// What is known of a token's use, shared by the credentials that are made of it one after the other.
@@ -28,6 +28,8 @@ struct State {
     total: u64,
     /// Whether something is to be written.
     unwritten: bool,
+    /// When the habits were given to be written last.
+    written_at: UnixTime,
 }
 
 /// Somebody else is at it: then it is noticed with the next request.
@@ -37,10 +39,10 @@ pub(crate) struct Busy;
 /// What is unusual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// A network, beside so many known ones.
-    NewNetwork(usize),
-    /// A program, beside so many known ones.
-    NewUserAgent(usize),
+    /// So many networks since that was told of last, beside so many known ones.
+    NewNetwork { new: u32, known: u32 },
+    /// So many programs since that was told of last, beside so many known ones.
+    NewUserAgent { new: u32, known: u32 },
     /// So many networks.
     Shared(u32),
     /// So many requests in this hour, and in the busiest one before.
@@ -49,19 +51,29 @@ pub(crate) enum Finding {
 
 impl Tracker {
     /// Takes over what the store knows, and how often the token was used by then.
-    pub(crate) fn absorb(&self, habits: Option<&Habits>, request_count: u64) {
+    pub(crate) fn absorb(&self, watch: &Watch, habits: Option<&Habits>, request_count: u64, now: UnixTime) {
         let mut state = self.lock();
+        state.habits.settle(now);
         if let Some(habits) = habits {
-            state.habits.merge(habits);
+            let mut stored = habits.clone();
+            stored.settle(now);
+            // What others have told of need not be what was new here.
+            let (networks, agents) = (state.habits.untold_networks, state.habits.untold_agents);
+            state.habits.merge(&stored, now);
+            state.habits.untold_networks = state.habits.untold_networks.max(networks);
+            state.habits.untold_agents = state.habits.untold_agents.max(agents);
+            state.habits.widen(watch.prefixes);
         }
         state.total = state.total.max(request_count);
     }
 
-    /// Knows `network` before the first use. Nothing was used from there yet.
-    pub(crate) fn suppose(&self, network: Network) {
+    /// Knows `networks` if it knows none, without a first use from there.
+    pub(crate) fn suppose(&self, networks: impl Iterator<Item = Network>) {
         let mut state = self.lock();
         if state.habits.since.is_none() && state.habits.networks.is_empty() {
-            state.habits.networks.push((network, UnixTime::EPOCH).into());
+            for network in networks {
+                state.habits.networks.push((network, UnixTime::EPOCH).into());
+            }
         }
     }
 
@@ -76,13 +88,15 @@ impl Tracker {
         let mut state = self.try_lock()?;
         let state = &mut *state;
         let habits = &mut state.habits;
-        if let Some(left) = state.current.replace(network)
-            && let Some(sighting) = habits.networks.iter_mut().find(|sighting| sighting.of == left)
-        {
-            sighting.at = sighting.at.max(last_used);
+        if let Some(left) = state.current.replace(network) {
+            habits.leave(left, last_used.min(now));
         }
-        let seen = habits.see_network(network, now);
-        state.unwritten |= seen != Seen::Known;
+        // Others who look for sharing must know that it is in use there again.
+        let known_until = watch.sharing.map(|sharing| now.saturating_sub(sharing.within / 2));
+        let returns = known_until.is_some_and(|at| habits.last_seen(network).is_some_and(|seen| seen < at));
+        let seen = habits.see_network(network, now, watch.learning);
+        state.unwritten |= returns || seen != Seen::Known;
+        habits.untold_networks += u32::from(watch.networks && seen.is_news());
         let mut shared = false;
         if let Some(sharing) = watch.sharing {
             let networks = habits.networks_within(sharing, now);
@@ -100,13 +114,8 @@ impl Tracker {
             }
             shared = was_shared;
         }
-        match seen {
-            Seen::New(others) if watch.networks && !shared => {
-                habits.told_network = Some(now);
-                Ok(Some(Finding::NewNetwork(others)))
-            }
-            _ => Ok(None),
-        }
+        let is_time = seen == Seen::New && !shared || habits.may_tell_networks(now);
+        Ok((seen.is_news() && is_time).then(|| habits.tell_networks(now)).flatten())
     }
 
     /// Whether this is the user agent of the last request.
@@ -117,47 +126,48 @@ impl Tracker {
 
     /// Notes that the token is used by the program that `words` stands for now; `print` is all of its text. Never
     /// waits.
-    pub(crate) fn meet(&self, print: u64, words: u64, now: UnixTime) -> Result<Option<Finding>, Busy> {
+    pub(crate) fn meet(
+        &self,
+        watch: &Watch,
+        print: u64,
+        words: u64,
+        now: UnixTime,
+    ) -> Result<Option<Finding>, Busy> {
         let mut state = self.try_lock()?;
         self.agent.store(print, Ordering::Relaxed);
-        let seen = state.habits.see_agent(words, now);
+        let state = &mut *state;
+        let habits = &mut state.habits;
+        let seen = habits.see_agent(words, now, watch.learning);
         state.unwritten |= seen != Seen::Known;
-        let Seen::New(others) = seen else { return Ok(None) };
-        state.habits.told_agent = Some(now);
-        Ok(Some(Finding::NewUserAgent(others)))
+        habits.untold_agents += u32::from(seen.is_news());
+        let is_time = seen == Seen::New || habits.may_tell_agents(now);
+        Ok((seen.is_news() && is_time).then(|| habits.tell_agents(now)).flatten())
     }
 
-    /// Counts `count` more requests, and gives what is to be written with them.
+    /// Counts `count` more requests, and gives what is to be told and what is to be written with them.
     pub(crate) fn count(
         &self,
         watch: &Watch,
         count: u64,
         last_used: UnixTime,
         now: UnixTime,
-    ) -> (Option<Finding>, Option<Habits>) {
+    ) -> (Vec<Finding>, Option<Habits>) {
         let mut state = self.lock();
-        let state = &mut *state;
-        let habits = &mut state.habits;
-        if let Some(current) = state.current
-            && let Some(sighting) = habits.networks.iter_mut().find(|sighting| sighting.of == current)
-        {
-            sighting.at = sighting.at.max(last_used);
+        let mut findings = Vec::new();
+        if let Some(current) = state.current {
+            state.habits.leave(current, last_used.min(now));
+            // Others who look for sharing must know that it is in use there still.
+            let is_old = |sharing: Sharing| state.written_at.saturating_add(sharing.within / 2) <= now;
+            state.unwritten |= watch.sharing.is_some_and(is_old) || state.written_at > now;
         }
-        let mut finding = None;
-        if let Some(spike) = watch.spike {
-            if habits.since.is_none() {
-                habits.since = Some(now);
-            }
-            state.unwritten |= habits.turn_to(now, state.total);
-            state.total = state.total.saturating_add(count);
-            if let Some(requests) = habits.spikes(spike, now, state.total) {
-                habits.told_spike = Some(now);
-                state.unwritten = true;
-                finding = Some(Finding::Spike { requests, usual: habits.usual_milli.div_ceil(1000) });
-            }
-        }
+        findings.extend(state.untold(watch, now));
+        findings.extend(watch.spike.and_then(|spike| state.count(spike, count, now)));
+        state.unwritten |= !findings.is_empty();
         let written = std::mem::take(&mut state.unwritten);
-        (finding, written.then(|| habits.clone()))
+        if written {
+            state.written_at = now;
+        }
+        (findings, written.then(|| state.habits.clone()))
     }
 
     /// Takes back what could not be written.
@@ -182,6 +192,27 @@ impl Tracker {
             Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => Err(Busy),
         }
+    }
+}
+
+impl State {
+    /// What was new and is not told of yet, if it is time.
+    fn untold(&mut self, watch: &Watch, now: UnixTime) -> impl Iterator<Item = Finding> {
+        let habits = &mut self.habits;
+        let networks = watch.networks && habits.may_tell_networks(now);
+        let agents = watch.user_agents && habits.may_tell_agents(now);
+        let networks = networks.then(|| habits.tell_networks(now)).flatten();
+        networks.into_iter().chain(agents.then(|| habits.tell_agents(now)).flatten())
+    }
+
+    fn count(&mut self, spike: Spike, count: u64, now: UnixTime) -> Option<Finding> {
+        let habits = &mut self.habits;
+        habits.since.get_or_insert(now);
+        self.unwritten |= habits.turn_to(now, self.total);
+        self.total = self.total.saturating_add(count);
+        let requests = habits.spikes(spike, now, self.total)?;
+        habits.told_spike = Some(now);
+        Some(Finding::Spike { requests, usual: habits.usual_milli.div_ceil(1000) })
     }
 }
 
@@ -229,7 +260,6 @@ pub(crate) fn agent_words(text: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::Sharing;
     use std::time::Duration;
 
     fn at(seconds: i64) -> UnixTime {
@@ -240,6 +270,20 @@ mod tests {
         Network::of([198, 51, (n >> 8) as u8, n as u8].into())
     }
 
+    /// Without a time of learning, and each address by itself.
+    fn watch(sharing: Option<Sharing>) -> Watch {
+        let watch = Watch::default().with_learning(Duration::ZERO).with_prefixes(32, 64).unwrap();
+        watch.with_sharing(sharing)
+    }
+
+    fn sharing(networks: u32) -> Option<Sharing> {
+        Some(Sharing::new(networks, Duration::from_secs(60)).unwrap())
+    }
+
+    fn new(new: u32, known: u32) -> Option<Finding> {
+        Some(Finding::NewNetwork { new, known })
+    }
+
     /// A single request from there.
     fn arrive(tracker: &Tracker, watch: &Watch, n: u16, seconds: i64) -> Option<Finding> {
         tracker.arrive(watch, network(n), at(0), at(seconds)).unwrap()
@@ -247,11 +291,11 @@ mod tests {
 
     #[test]
     fn sharing_is_told_once_until_it_has_ended_and_takes_the_place_of_single_networks() {
-        let watch = Watch::default().with_sharing(Some(Sharing::new(3, Duration::from_secs(60)).unwrap()));
+        let watch = watch(sharing(3));
         let tracker = Tracker::default();
         for (n, seconds, expected) in [
             (1, 0, None),
-            (2, 1, Some(Finding::NewNetwork(1))),
+            (2, 1, new(1, 1)),
             (3, 2, Some(Finding::Shared(3))),
             (4, 3, None),
             (1, 30, None),
@@ -259,7 +303,7 @@ mod tests {
             (3, 62, None),
             (1, 120, None),
             (2, 300, None),
-            (5, 301, Some(Finding::NewNetwork(4))),
+            (5, 301, new(3, 2)),
             (3, 302, Some(Finding::Shared(3))),
         ] {
             assert_eq!(arrive(&tracker, &watch, n, seconds), expected, "{n} at {seconds}");
@@ -268,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_network_is_left_when_it_was_used_last() {
-        let watch = Watch::default().with_sharing(Some(Sharing::new(2, Duration::from_secs(60)).unwrap()));
+        let watch = watch(sharing(2));
         let tracker = Tracker::default();
         assert_eq!(arrive(&tracker, &watch, 1, 0), None);
         let long_after = tracker.arrive(&watch, network(2), at(3599), at(3600)).unwrap();
@@ -288,13 +332,74 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_much_to_tell_of_one_by_one_is_told_once_a_day_with_its_number() {
+        let watch = watch(None);
+        let tracker = Tracker::default();
+        assert_eq!(arrive(&tracker, &watch, 0, 0), None);
+        for n in 1..16 {
+            assert_eq!(arrive(&tracker, &watch, n, 1), new(1, n.into()));
+        }
+        assert_eq!(arrive(&tracker, &watch, 16, 2), None, "it was told within a day");
+        assert_eq!(arrive(&tracker, &watch, 17, 3), None);
+        let told = |seconds| tracker.count(&watch, 1, at(seconds), at(seconds)).0;
+        assert_eq!(told(86_400), []);
+        assert_eq!(told(86_401), new(2, 14).into_iter().collect::<Vec<_>>(), "though none came since");
+        assert_eq!(told(5 * 86_400), []);
+        assert_eq!(arrive(&tracker, &watch, 18, 6 * 86_400), new(1, 15));
+        assert_eq!(arrive(&tracker, &watch, 19, 6 * 86_400), None);
+        // One that restarts, and learns that another one has told of its own.
+        let next = Tracker::default();
+        next.absorb(&watch, Some(&tracker.habits()), 0, at(6 * 86_400));
+        let theirs = Habits { told_network: Some(at(6 * 86_400 + 9)), ..Habits::default() };
+        next.absorb(&watch, Some(&theirs), 0, at(6 * 86_400 + 9));
+        let findings = next.count(&watch, 1, at(7 * 86_400), at(7 * 86_400 + 9)).0;
+        assert_eq!(findings, new(1, 15).into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_seen_while_it_learns_is_known_afterwards_without_a_word() {
+        let day = Duration::from_secs(86_400);
+        let watch = Watch::default().with_sharing(None).with_user_agents(true).with_learning(day);
+        let tracker = Tracker::default();
+        for n in 0..9 {
+            assert_eq!(arrive(&tracker, &watch, n, 86_399), None);
+            assert_eq!(tracker.meet(&watch, n.into(), n.into(), at(86_399)), Ok(None));
+        }
+        let day_later = 86_399 + 86_400;
+        assert_eq!(arrive(&tracker, &watch, 8, day_later), None);
+        assert_eq!(arrive(&tracker, &watch, 9, day_later), new(1, 9));
+        assert_eq!(tracker.meet(&watch, 8, 8, at(day_later)), Ok(None));
+        let told = Ok(Some(Finding::NewUserAgent { new: 1, known: 7 }));
+        assert_eq!(tracker.meet(&watch, 9, 9, at(day_later)), told);
+        assert_eq!(tracker.count(&watch, 1, at(day_later), at(day_later)).0, [], "nothing is left to tell");
+    }
+
+    #[test]
+    fn networks_that_were_stored_with_other_lengths_are_still_known() {
+        let wide = Watch::default().with_sharing(None).with_prefixes(24, 48).unwrap();
+        let narrow = wide.with_prefixes(32, 64).unwrap();
+        let mut stored = Habits { since: Some(at(0)), ..Habits::default() };
+        for n in 0..9 {
+            stored.networks.push((Network::of([192, 0, 2, n].into()), at(n.into())).into());
+        }
+        let tracker = Tracker::default();
+        tracker.absorb(&wide, Some(&stored), 0, at(9));
+        assert_eq!(tracker.habits().networks, [(wide.network([192, 0, 2, 0].into()), at(8)).into()]);
+        let come =
+            |watch: &Watch, ip: [u8; 4]| tracker.arrive(watch, watch.network(ip.into()), at(9), at(10));
+        assert_eq!(come(&wide, [192, 0, 2, 99]), Ok(None));
+        assert_eq!(come(&narrow, [192, 0, 2, 99]), Ok(None), "it was known as a part of the wider one");
+        assert_eq!(come(&narrow, [192, 0, 3, 99]), Ok(new(1, 2)));
+    }
+
+    #[test]
     fn whoever_is_in_the_way_makes_nobody_wait() {
         let tracker = Tracker::default();
         let held = tracker.lock();
         assert_eq!(tracker.arrive(&Watch::default(), network(1), at(0), at(0)), Err(Busy));
-        assert_eq!(tracker.meet(1, 1, at(0)), Err(Busy));
+        assert_eq!(tracker.meet(&Watch::default(), 1, 1, at(0)), Err(Busy));
         drop(held);
-        assert_eq!(tracker.meet(1, 1, at(0)), Ok(None));
+        assert_eq!(tracker.meet(&Watch::default(), 1, 1, at(0)), Ok(None));
         assert!(tracker.is_same_agent(1) && !tracker.is_same_agent(2));
     }
 

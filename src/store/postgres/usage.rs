@@ -156,7 +156,7 @@ async fn merged(session: &Session, batch: &[&Usage]) -> Result<Vec<Option<String
         // Whoever looks at the token is told of the damage.
         let Ok(habits) = from_json::<Option<Habits>>(*known, "habits") else { return Ok(None) };
         let mut habits = habits.unwrap_or_default();
-        habits.merge(noticed);
+        habits.merge(noticed, usage.last_used);
         Ok(json(&habits)?.map(Cow::into_owned))
     };
     batch.iter().map(merge).collect()
