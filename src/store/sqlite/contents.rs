@@ -248,3 +248,161 @@ fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        AdminProof, Owner,
+        event::{Event, EventKind},
+        secret::TokenDigest,
+        store::{
+            AuditError, AuditStore, Broken, ChainHead, Flaw, MemoryStore, SqliteOptions, SqliteStore,
+            TokenStore, UserState, UserStatus,
+            audit::verify::verify,
+            transfer::{Report, Transfer},
+        },
+        token::TokenRecord,
+    };
+
+    const FAR: UnixTime = UnixTime::from_millis(4_000_000_000_000);
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    fn record(n: u8) -> TokenRecord {
+        let id = TokenId::from_bytes([n; 16]).unwrap();
+        let record = TokenRecord::new(id, TokenDigest::of(&[n]), user("alice"), UnixTime::EPOCH);
+        TokenRecord { name: format!("name-{n}-").repeat(20).into(), ..record }
+    }
+
+    async fn filled(tokens: u8) -> (TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.db");
+        let store = SqliteStore::open(&path).await.unwrap();
+        for n in 1..=tokens {
+            store.insert(&record(n), None).await.unwrap();
+        }
+        for name in ["bob", "carol"] {
+            store.set_user_state(&UserState::new(user(name), UserStatus::Active)).await.unwrap();
+        }
+        for n in [1, 2] {
+            let jwt = JwtRevocation::new(JwtId::from_bytes([n; 32]), FAR);
+            store.revoke_jwt(&jwt, UnixTime::EPOCH).await.unwrap();
+        }
+        store.append(&[1, 2, 3, 4, 5].map(|_| Event::new(EventKind::TokenCreated))).await.unwrap();
+        drop(store);
+        // This waits until all others have closed it, and leaves nothing beside the file.
+        let connection = Connection::open(&path).unwrap();
+        while connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).is_err() {
+            tokio::task::yield_now().await;
+        }
+        (directory, path)
+    }
+
+    async fn copied(path: &PathBuf, target: &MemoryStore) -> Report {
+        let source = SqliteOptions::new(path).with_check_on_open(false).open().await.unwrap();
+        let proof = AdminProof::operator("ops", "a test").unwrap();
+        Transfer::new(&source, target, &proof).with_audit(&source, target).finish(|_| {}).await.unwrap()
+    }
+
+    fn found(report: &Report) -> Vec<String> {
+        report.findings.iter().map(|finding| format!("{}: {}", finding.side, finding.item)).collect()
+    }
+
+    #[tokio::test]
+    async fn damaged_rows_are_named_and_keep_back_nothing_else() {
+        let (_directory, path) = filled(9).await;
+        let sql = "UPDATE tokens SET scopes = '[\"a\"]' WHERE n = 2; \
+                   UPDATE usage SET request_count = 7 WHERE n = 4; \
+                   UPDATE tokens SET id = x'0707' WHERE n = 7; \
+                   UPDATE tokens SET user_id = char(8) WHERE n = 9; \
+                   UPDATE users SET status = 'offboarded' WHERE user_id = 'bob'; \
+                   UPDATE revoked_jwts SET until = 5 WHERE id = (SELECT min(id) FROM revoked_jwts)";
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        let target = MemoryStore::new();
+        let report = copied(&path, &target).await;
+        assert!(report.is_equal() && !report.is_complete(), "{report}");
+        let expected = [
+            "source: JWT 0101010101010101".to_owned(),
+            "source: user bob".to_owned(),
+            format!("source: token {} of alice", record(2).id),
+            format!("source: token {} of alice", record(4).id),
+            "source: token 0707 of alice".to_owned(),
+            format!("source: token {}", record(9).id),
+        ];
+        let mut found = found(&report);
+        for expected in &expected {
+            assert!(found.contains(expected), "{expected} is not in\n{report}");
+        }
+        found.retain(|found| !expected.contains(found));
+        assert!(found.is_empty(), "{found:?}");
+        for n in 1..=9 {
+            let copied = target.find(&record(n).digest).await.unwrap();
+            assert_eq!(copied.is_some(), ![2, 4, 7, 9].contains(&n), "token {n}");
+        }
+        let denials = target.denials(UnixTime::EPOCH).await.unwrap();
+        assert_eq!(denials.jwts.len(), 2, "what is revoked for an unknown time is revoked");
+        let states: Vec<_> =
+            denials.users.iter().map(|state| (state.user.as_str(), state.is_active())).collect();
+        assert_eq!(states, [("bob", false), ("carol", true)]);
+    }
+
+    #[tokio::test]
+    async fn a_page_that_cannot_be_read_keeps_back_its_own_rows_only() {
+        let (_directory, path) = filled(200).await;
+        let mut bytes = fs::read(&path).unwrap();
+        let place = bytes.windows(9).position(|window| window == b"name-100-").unwrap();
+        bytes[place / 4096 * 4096] = 0x63;
+        fs::write(&path, bytes).unwrap();
+        let target = MemoryStore::new();
+        let report = copied(&path, &target).await;
+        assert!(report.is_equal() && !report.is_complete(), "{report}");
+        let lost = report.findings.len();
+        assert!(found(&report).contains(&format!("source: token {}", record(100).id)), "{report}");
+        assert!((2..30).contains(&lost), "{report}");
+        let proof = AdminProof::operator("ops", "a test").unwrap();
+        assert_eq!(target.count(Owner::Any(&proof)).await.unwrap(), 200 - lost as u64);
+    }
+
+    #[tokio::test]
+    async fn a_flaw_of_the_audit_log_is_named_and_comes_along() {
+        for (sql, number, flaw) in [
+            ("UPDATE audit SET event = 'x' WHERE n = 3", 3, Flaw::Altered),
+            ("UPDATE audit SET count = -1 WHERE n = 3", 3, Flaw::Unreadable),
+            ("DELETE FROM audit WHERE n = 3", 3, Flaw::Missing),
+        ] {
+            let (_directory, path) = filled(1).await;
+            Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+            let target = MemoryStore::new();
+            let report = copied(&path, &target).await;
+            assert!(report.is_equal() && !report.is_complete(), "{sql}: {report}");
+            assert_eq!(found(&report), ["source: audit log"], "{sql}: {report}");
+            let broken = Broken { number, flaw };
+            assert_eq!(&*report.findings[0].what, broken.to_string(), "{sql}");
+            match verify(&target, None).await {
+                Err(AuditError::Broken(found)) => assert_eq!(found, broken, "{sql}"),
+                other => panic!("{sql}: {other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_stands_behind_the_end_of_the_audit_log_is_named_and_not_copied() {
+        let (_directory, path) = filled(1).await;
+        let sql = "INSERT INTO audit SELECT n + 1, version, at, event, alert, outcome, actor, actor_email, user_id, \
+                   token_id, client_ip, request_id, refusal, reason, count, hash FROM audit WHERE n = 5";
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        let target = MemoryStore::new();
+        let report = copied(&path, &target).await;
+        assert_eq!(found(&report), ["source: audit log"], "{report}");
+        assert!(report.findings[0].what.contains("was not written by keyward"), "{report}");
+        let ends = target.chain_ends().await.unwrap();
+        assert_eq!((ends.anchor, ends.head.number), (ChainHead::START, 5));
+    }
+}

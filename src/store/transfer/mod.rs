@@ -63,7 +63,7 @@ pub use report::{Comparison, Contents, Copied, Finding, Progress, Report, Side, 
 /// # let old = std::sync::Arc::new(MemoryStore::new());
 /// # let tokens = TokenManager::new(old.clone());
 /// # tokens.create(&UserId::new("alice")?, NewToken::named("laptop")).await?;
-/// # tokens.close().await?;
+/// # tokens.flush().await?;
 /// let new = SqliteStore::open(directory.path().join("keys.db")).await?;
 /// let operator = AdminProof::operator("ops", "move to the new disk")?;
 /// let mut transfer = Transfer::new(&old, &new, &operator).with_audit(&old, &new);
