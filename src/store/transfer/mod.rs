@@ -21,6 +21,9 @@
 //! the audit log with its chain, so that what was noted of it elsewhere still proves the same. Limits of the target's
 //! users do not count for what comes from the source.
 //!
+//! The target must be a store in which no service has worked. Of a token that was changed on both sides the later
+//! revision counts, except that what was revoked or replaced stays so: what else was done in the target is not seen then.
+//!
 //! # What it never does
 //!
 //! It never makes anything of the target that the source did not have: a record of the target gives way to a later
