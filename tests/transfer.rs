@@ -67,16 +67,16 @@ fn record(n: u64) -> TokenRecord {
     let mut record = TokenRecord::new(id(n), TokenDigest::of(&n.to_be_bytes()), owner, at(n as i64));
     record.name = format!("token {n} \u{1f511}").into();
     record.hint = format!("kw_{n}…").into();
-    record.expires_at = (n % 3 != 0).then(|| at(n as i64 + 8_000_000));
-    record.rolling = n % 2 == 0;
-    record.revoked_at = (n % 7 == 0).then(|| at(9));
-    record.disabled_at = (n % 11 == 0).then(|| at(8));
-    record.honeytoken = n % 13 == 0;
-    record.parent = (n % 5 == 0 && n > 40).then(|| id(n - 40));
-    record.created_by = (n % 6 == 0).then(|| id(n / 6));
+    record.expires_at = (!n.is_multiple_of(3)).then(|| at(n as i64 + 8_000_000));
+    record.rolling = n.is_multiple_of(2);
+    record.revoked_at = (n.is_multiple_of(7)).then(|| at(9));
+    record.disabled_at = (n.is_multiple_of(11)).then(|| at(8));
+    record.honeytoken = n.is_multiple_of(13);
+    record.parent = (n.is_multiple_of(5) && n > 40).then(|| id(n - 40));
+    record.created_by = (n.is_multiple_of(6)).then(|| id(n / 6));
     record.created_ip = Some([192, 0, 2, n as u8].into());
-    record.hard_end = (n % 17 == 0).then(|| at(90_000_000));
-    if n % 4 == 0 {
+    record.hard_end = (n.is_multiple_of(17)).then(|| at(90_000_000));
+    if n.is_multiple_of(4) {
         record.scopes = Grant::Only(ScopeSet::new(["jobs:read", "reports:*"]).unwrap());
         record.allowed_ips = Some(IpList::new(["10.0.0.0/8", "2001:db8::1"]).unwrap());
         record.metadata.insert("b".into(), serde_json::json!({ "z": [1, 2.5, null], "a": n }));
@@ -115,13 +115,13 @@ async fn fill(store: &(impl TokenStore + AuditStore), tokens: u64) {
     let mut habits = Habits::default();
     habits.networks.push((Network::of([192, 0, 2, 7].into()), at(5)).into());
     let uses: Vec<_> = (1..=tokens)
-        .filter(|n| n % 2 == 0)
+        .filter(|n| n.is_multiple_of(2))
         .map(|n| {
             let mut usage = Usage::new(id(n), n, at(5_000 + n as i64));
             usage.ip = Some([203, 0, 113, n as u8].into());
             usage.renewed_to = Some(at(9_000_000));
             usage.quota = Some(QuotaUse::new(QuotaPeriod::Month, at(0), 3));
-            usage.habits = (n % 8 == 0).then(|| Box::new(habits.clone()));
+            usage.habits = (n.is_multiple_of(8)).then(|| Box::new(habits.clone()));
             usage
         })
         .collect();
@@ -504,7 +504,7 @@ async fn what_is_revoked_while_it_is_copied_is_revoked_in_the_target() {
     let mut clients = Vec::new();
     for client in 0..4_u64 {
         let (service, stop, source) = (service.clone(), stop.clone(), source.clone());
-        clients.push(tokio::spawn(async move { live_a_life(client, &service, &*source, &stop).await }));
+        clients.push(tokio::spawn(async move { live_a_life(client, &service, &source, &stop).await }));
     }
     let proof = operator();
     let mut transfer =
@@ -564,7 +564,7 @@ async fn live_a_life(
             }
             _ => keys.push((issued, true)),
         }
-        source.append(&[event.clone()]).await.unwrap();
+        source.append(std::slice::from_ref(&event)).await.unwrap();
     }
     // Some that were copied long ago.
     for (issued, lives) in keys.iter_mut().filter(|(_, lives)| *lives).step_by(3) {

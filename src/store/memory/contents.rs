@@ -26,7 +26,7 @@ impl Tokens {
                 (jwts.collect(), self.jwts.len())
             }
             Section::Users => {
-                let known = self.users_after(start(bytes, user_id)?, limit).into_iter();
+                let known = self.users_after(&start(bytes, user_id)?, limit).into_iter();
                 (known.map(|user| Item::User(self.known_user(user))).collect(), self.owners.len())
             }
             Section::Tokens => {
@@ -39,7 +39,7 @@ impl Tokens {
         Ok(Exported { total: after.is_none().then_some(total as u64), ..Exported::new(items, next) })
     }
 
-    fn users_after(&self, start: Bound<UserId>, limit: usize) -> Vec<&UserId> {
+    fn users_after(&self, start: &Bound<UserId>, limit: usize) -> Vec<&UserId> {
         let owners = self.owners.range((start.as_ref(), Bound::Unbounded)).take(limit);
         let users = self.users.range((start.as_ref(), Bound::Unbounded)).take(limit);
         let mut known: Vec<_> = owners.chain(users.map(|(user, _)| user)).collect();

@@ -304,15 +304,12 @@ impl<'a> Transfer<'a> {
             let current = there.get(&known.user).copied();
             let agreed = self.agreed.get(&known.user).map(|state| state.status);
             let ours = self.restores_users || agreed == current.map(|state| state.status);
-            match known.state.clone().filter(|_| ours) {
-                Some(state) => {
-                    self.target.set_user_state(&state).await.map_err(TransferError::Target)?;
-                    report.users.changed += 1;
-                    if current.and_then(|current| current.jwts_not_before) <= state.jwts_not_before {
-                        continue;
-                    }
+            if let Some(state) = known.state.clone().filter(|_| ours) {
+                self.target.set_user_state(&state).await.map_err(TransferError::Target)?;
+                report.users.changed += 1;
+                if current.and_then(|current| current.jwts_not_before) <= state.jwts_not_before {
+                    continue;
                 }
-                None => {}
             }
             report.find(Side::Target, &Item::User(known), &Conflict::Stricter);
         }

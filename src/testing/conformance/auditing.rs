@@ -187,7 +187,7 @@ pub async fn simultaneous_appends_make_one_chain(store: &dyn AuditStore) {
 
 /// Entries of another log are kept as they are, from wherever that one begins, flaws and all; they are found, and what
 /// is appended later follows them. What does not follow is refused. A store that takes in none says so by
-/// [`StoreErrorKind::ReadOnly`](crate::store::StoreErrorKind::ReadOnly).
+/// [`StoreErrorKind::ReadOnly`].
 pub async fn entries_of_another_log_go_on_as_they_are(store: &dyn AuditStore) {
     let other = MemoryStore::new();
     append(
