@@ -8,6 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 
+mod contents;
+
 use crate::{
     id::{TokenId, UserId},
     principal::AdminProof,
@@ -15,7 +17,9 @@ use crate::{
     store::{
         Change, Claimed, Denials, Ended, JwtId, JwtRevocation, Owner, Page, Purge, Purged, Reach, Revoked,
         Room, Rotation, StoreError, StoreErrorKind, TokenStore, Usage, UserState, UserStatus, Warnings,
-        audit::MemoryAudit, family::Links,
+        audit::MemoryAudit,
+        family::Links,
+        transfer::{Exported, Imported, Item, Position, Section},
     },
     time::UnixTime,
     token::TokenRecord,
@@ -44,9 +48,9 @@ struct Tokens {
     links: Links,
     reminders: Reminders,
     /// Whoever ever had a token, but for ids that are made up.
-    owners: HashSet<UserId>,
-    users: HashMap<UserId, UserState>,
-    jwts: HashMap<JwtId, UnixTime>,
+    owners: BTreeSet<UserId>,
+    users: BTreeMap<UserId, UserState>,
+    jwts: BTreeMap<JwtId, UnixTime>,
 }
 
 /// When to look whether a warning is due.
@@ -347,6 +351,21 @@ impl TokenStore for MemoryStore {
             tokens.reminders.set(id, next);
         }
         Ok(claimed)
+    }
+
+    async fn export(
+        &self,
+        _: &AdminProof,
+        section: Section,
+        after: Option<&Position>,
+        limit: u32,
+    ) -> Result<Exported, StoreError> {
+        self.read().export(section, after, limit as usize)
+    }
+
+    async fn import(&self, _: &AdminProof, items: &[Item]) -> Result<Vec<Imported>, StoreError> {
+        let mut tokens = self.write();
+        items.iter().map(|item| tokens.import(item)).collect()
     }
 
     async fn denials(&self, now: UnixTime) -> Result<Denials, StoreError> {

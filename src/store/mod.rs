@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 pub use async_trait::async_trait;
 
+use self::transfer::{Exported, Imported, Item, Position, Section};
 use crate::{
     id::{TokenId, UserId},
     principal::AdminProof,
@@ -32,6 +33,7 @@ mod seal;
 mod sqlite;
 pub(crate) mod state;
 mod static_list;
+pub mod transfer;
 mod upkeep;
 pub(crate) mod usage;
 
@@ -227,6 +229,33 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         Err(StoreErrorKind::ReadOnly.into())
     }
 
+    /// The next `limit` things of a section for a [copy](transfer::Transfer), from the beginning or after a position
+    /// that this store gave; in ascending order, so that what is stored later comes later. What cannot be read is named
+    /// and does not keep back the rest. As for [`purge`](Self::purge), other calls must not wait for long.
+    ///
+    /// By default nothing can be given out.
+    async fn export(
+        &self,
+        proof: &AdminProof,
+        section: Section,
+        after: Option<&Position>,
+        limit: u32,
+    ) -> Result<Exported, StoreError> {
+        let _ = (proof, section, after, limit);
+        Err(StoreError::new(StoreErrorKind::ReadOnly, "its contents cannot be copied"))
+    }
+
+    /// Takes in what another store gave out, all or nothing, and says what became of each item, in their order. Where
+    /// there is something already, [`StoredToken::over`](transfer::StoredToken::over) and
+    /// [`KnownUser::over`](transfer::KnownUser::over) decide, and of a JWT the later end stays. No limit counts here,
+    /// nor what became of the owner or the parent. Whoever has a token from then on is not new any more.
+    ///
+    /// By default nothing can be taken in.
+    async fn import(&self, proof: &AdminProof, items: &[Item]) -> Result<Vec<Imported>, StoreError> {
+        let _ = (proof, items);
+        Err(StoreError::new(StoreErrorKind::ReadOnly, "nothing can be copied to it"))
+    }
+
     /// Whether the store answers and can be written.
     async fn health(&self) -> Result<(), StoreError> {
         Ok(())
@@ -337,6 +366,20 @@ impl<T: TokenStore + ?Sized> TokenStore for Arc<T> {
 
     async fn claim_warnings(&self, proof: &AdminProof, warnings: &Warnings) -> Result<Claimed, StoreError> {
         (**self).claim_warnings(proof, warnings).await
+    }
+
+    async fn export(
+        &self,
+        proof: &AdminProof,
+        section: Section,
+        after: Option<&Position>,
+        limit: u32,
+    ) -> Result<Exported, StoreError> {
+        (**self).export(proof, section, after, limit).await
+    }
+
+    async fn import(&self, proof: &AdminProof, items: &[Item]) -> Result<Vec<Imported>, StoreError> {
+        (**self).import(proof, items).await
     }
 
     async fn health(&self) -> Result<(), StoreError> {

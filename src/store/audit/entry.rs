@@ -240,7 +240,8 @@ impl AuditEntry {
         if self.hash == self.hash_after(&head.hash) { Ok(()) } else { Err(Flaw::Altered) }
     }
 
-    fn hash_after(&self, previous: &ChainHash) -> ChainHash {
+    /// The hash that it has if it is what was written after an entry with the hash `previous`.
+    pub(in crate::store) fn hash_after(&self, previous: &ChainHash) -> ChainHash {
         let mut hash = Encoder(Sha256::new());
         hash.0.update(previous.as_bytes());
         hash.integer(i64::from(self.version));

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{AuditEntry, AuditQuery, AuditStore, ChainEnds, ChainHead};
+use super::{AuditEntry, AuditQuery, AuditStore, ChainEnds, ChainHead, require_following};
 use crate::{
     event::Event,
     store::{MemoryStore, StoreError},
@@ -28,6 +28,14 @@ struct Kept {
 }
 
 impl Kept {
+    fn push(&mut self, entry: AuditEntry) {
+        self.ends.head = entry.head();
+        self.entries.push_back(entry);
+        if self.entries.len() > KEPT {
+            self.delete_first();
+        }
+    }
+
     fn delete_first(&mut self) {
         if let Some(entry) = self.entries.pop_front() {
             self.ends.anchor = entry.head();
@@ -48,11 +56,7 @@ impl AuditStore for MemoryStore {
         let mut kept = self.audit.lock();
         for event in events {
             let entry = AuditEntry::following(&kept.ends.head, event);
-            kept.ends.head = entry.head();
-            kept.entries.push_back(entry);
-            if kept.entries.len() > KEPT {
-                kept.delete_first();
-            }
+            kept.push(entry);
         }
         Ok(kept.ends.head)
     }
@@ -78,6 +82,18 @@ impl AuditStore for MemoryStore {
         let old = kept.entries.iter().take(limit as usize).take_while(|entry| entry.at < before).count();
         (0..old).for_each(|_| kept.delete_first());
         Ok(old as u64)
+    }
+
+    async fn append_entries(&self, after: &ChainHead, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        let mut kept = self.audit.lock();
+        require_following(&kept.ends, after, entries)?;
+        if kept.ends == ChainEnds::default() {
+            kept.ends = ChainEnds { anchor: *after, head: *after };
+        }
+        for entry in entries {
+            kept.push(entry.clone());
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::{
     event::{Event, Outcome},
     id::{TokenId, UserId},
-    store::StoreError,
+    store::{StoreError, StoreErrorKind},
     time::UnixTime,
 };
 
@@ -52,6 +52,19 @@ pub trait AuditStore: fmt::Debug + Send + Sync + 'static {
     /// Deletes at most `limit` entries from the beginning of the chain, up to the first that is dated
     /// `before` or later, and records the last of them as the anchor, all or nothing. Returns how many.
     async fn delete_before(&self, before: UnixTime, limit: u32) -> Result<u64, StoreError>;
+
+    /// Appends `entries` of another store as they are, flaws and all, all or none; their numbers ascend. They follow
+    /// `after`, which is this store's head; in a store without entries or ends it becomes both ends first. Durable
+    /// when the method returns.
+    ///
+    /// By default nothing can be taken in: then no log can be [copied](super::transfer) to this store.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Conflict`] when the head is another one, or a number does not come after those before it.
+    async fn append_entries(&self, after: &ChainHead, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        let _ = (after, entries);
+        Err(StoreErrorKind::ReadOnly.into())
+    }
 }
 
 #[async_trait]
@@ -75,6 +88,22 @@ impl<T: AuditStore + ?Sized> AuditStore for Arc<T> {
     async fn delete_before(&self, before: UnixTime, limit: u32) -> Result<u64, StoreError> {
         (**self).delete_before(before, limit).await
     }
+
+    async fn append_entries(&self, after: &ChainHead, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        (**self).append_entries(after, entries).await
+    }
+}
+
+/// Refuses `entries` that are to follow `after` where a chain has these ends.
+pub(in crate::store) fn require_following(
+    ends: &ChainEnds,
+    after: &ChainHead,
+    entries: &[AuditEntry],
+) -> Result<(), StoreError> {
+    let fits = *ends == ChainEnds::default() || ends.head == *after;
+    let numbers = || [after.number].into_iter().chain(entries.iter().map(|entry| entry.number));
+    let ascending = numbers().zip(numbers().skip(1)).all(|(before, number)| before < number);
+    if fits && ascending { Ok(()) } else { Err(StoreErrorKind::Conflict.into()) }
 }
 
 /// Which entries are wanted; all of them by default, newest first.

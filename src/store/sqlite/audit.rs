@@ -5,7 +5,9 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_f
 use super::{failure::Failure, queries::write};
 use crate::{
     event::Event,
-    store::{AuditEntry, AuditQuery, ChainEnds, ChainHash, ChainHead, StoreErrorKind},
+    store::{
+        AuditEntry, AuditQuery, ChainEnds, ChainHash, ChainHead, StoreErrorKind, audit::require_following,
+    },
     time::UnixTime,
 };
 
@@ -37,6 +39,34 @@ pub(super) fn append(connection: &mut Connection, events: &[Event]) -> Result<Ch
             .prepare_cached("UPDATE audit_chain SET head = ?1, head_hash = ?2 WHERE n = 1")?
             .execute(params![head.number.cast_signed(), head.hash.as_bytes()])?;
         Ok(head)
+    })
+}
+
+/// What another store wrote, as it is.
+pub(super) fn append_entries(
+    connection: &mut Connection,
+    after: &ChainHead,
+    entries: &[AuditEntry],
+) -> Result<(), Failure> {
+    write(connection, |transaction| {
+        let ends = chain_ends(transaction)?;
+        require_following(&ends, after, entries)?;
+        for entry in entries {
+            insert(transaction, entry)?;
+        }
+        let anchor = if ends == ChainEnds::default() { *after } else { ends.anchor };
+        let head = entries.last().map_or(*after, AuditEntry::head);
+        transaction
+            .prepare_cached(
+                "UPDATE audit_chain SET anchor = ?1, anchor_hash = ?2, head = ?3, head_hash = ?4 WHERE n = 1",
+            )?
+            .execute(params![
+                anchor.number.cast_signed(),
+                anchor.hash.as_bytes(),
+                head.number.cast_signed(),
+                head.hash.as_bytes()
+            ])?;
+        Ok(())
     })
 }
 

@@ -22,12 +22,14 @@ use crate::{
         AuditEntry, AuditQuery, AuditStore, ChainEnds, ChainHead, Change, ChangeCursor, Changes, Claimed,
         Denials, Ended, JwtRevocation, Owner, Page, Purge, Purged, Reach, Revoked, Room, Rotation,
         StoreError, StoreErrorKind, TokenStore, Usage, UserState, Warnings,
+        transfer::{Exported, Imported, Item, Position, Section},
     },
     time::UnixTime,
     token::TokenRecord,
 };
 
 mod audit;
+mod contents;
 mod failure;
 mod family;
 mod link;
@@ -327,6 +329,23 @@ impl TokenStore for SqliteStore {
         self.writer.call(move |connection| upkeep::claim_warnings(connection, &warnings)).await
     }
 
+    async fn export(
+        &self,
+        _: &AdminProof,
+        section: Section,
+        after: Option<&Position>,
+        limit: u32,
+    ) -> Result<Exported, StoreError> {
+        let after = after.map(|position| position.as_bytes().to_vec());
+        let work = move |connection: &mut _| contents::export(connection, section, after.as_deref(), limit);
+        self.upkeep.call(work).await
+    }
+
+    async fn import(&self, _: &AdminProof, items: &[Item]) -> Result<Vec<Imported>, StoreError> {
+        let items = items.to_vec();
+        self.writer.call(move |connection| contents::import(connection, &items)).await
+    }
+
     async fn health(&self) -> Result<(), StoreError> {
         self.readers.call(|connection| queries::data_version(connection)).await?;
         self.writer.call(queries::probe).await
@@ -367,6 +386,11 @@ impl AuditStore for SqliteStore {
 
     async fn delete_before(&self, before: UnixTime, limit: u32) -> Result<u64, StoreError> {
         self.writer.call(move |connection| audit::delete_before(connection, before, limit)).await
+    }
+
+    async fn append_entries(&self, after: &ChainHead, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        let (after, entries) = (*after, entries.to_vec());
+        self.writer.call(move |connection| audit::append_entries(connection, &after, &entries)).await
     }
 }
 

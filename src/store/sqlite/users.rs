@@ -33,14 +33,25 @@ pub(super) fn denials(connection: &Connection, now: UnixTime) -> Result<Denials,
         snapshot.prepare_cached("SELECT id, until, seal FROM revoked_jwts WHERE until > ?1")?;
     let mut rows = statement.query([now.as_millis()])?;
     while let Some(row) = rows.next()? {
-        let revocation =
-            JwtRevocation::new(JwtId::from_bytes(row.get(0)?), UnixTime::from_millis(row.get(1)?));
-        if row.get::<_, i64>(2)? != seal_of_jwt(&revocation) {
-            return Err(Failure::unreadable("revocation"));
-        }
-        denials.jwts.push(revocation);
+        denials.jwts.push(decode_jwt(row)?);
     }
     Ok(denials)
+}
+
+fn decode_jwt(row: &rusqlite::Row<'_>) -> Result<JwtRevocation, Failure> {
+    let revocation = JwtRevocation::new(JwtId::from_bytes(row.get(0)?), UnixTime::from_millis(row.get(1)?));
+    let sealed = row.get::<_, i64>(2)? == seal_of_jwt(&revocation);
+    if sealed { Ok(revocation) } else { Err(Failure::unreadable("revocation")) }
+}
+
+/// When the JWT ends, if it is revoked.
+pub(super) fn jwt(connection: &Connection, id: &JwtId) -> Result<Option<UnixTime>, Failure> {
+    let found = connection
+        .prepare_cached("SELECT id, until, seal FROM revoked_jwts WHERE id = ?1")?
+        .query_row([id.as_bytes()], |row| Ok(decode_jwt(row)))
+        .optional()?
+        .transpose()?;
+    Ok(found.map(|revocation| revocation.until))
 }
 
 pub(super) fn revoke_jwt(
@@ -52,18 +63,18 @@ pub(super) fn revoke_jwt(
         transaction
             .prepare_cached("DELETE FROM revoked_jwts WHERE until <= ?1")?
             .execute([now.as_millis()])?;
-        transaction
-            .prepare_cached(
-                "INSERT INTO revoked_jwts (id, until, seal) VALUES (?1, ?2, ?3) ON CONFLICT (id) \
-                 DO UPDATE SET until = excluded.until, seal = excluded.seal WHERE excluded.until > until",
-            )?
-            .execute(params![
-                revocation.id.as_bytes(),
-                revocation.until.as_millis(),
-                seal_of_jwt(revocation)
-            ])?;
-        log_digest(transaction, &DENIALS_CHANGED)
+        put_jwt(transaction, revocation)
     })
+}
+
+pub(super) fn put_jwt(transaction: &Transaction<'_>, revocation: &JwtRevocation) -> Result<(), Failure> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO revoked_jwts (id, until, seal) VALUES (?1, ?2, ?3) ON CONFLICT (id) \
+             DO UPDATE SET until = excluded.until, seal = excluded.seal WHERE excluded.until > until",
+        )?
+        .execute(params![revocation.id.as_bytes(), revocation.until.as_millis(), seal_of_jwt(revocation)])?;
+    log_digest(transaction, &DENIALS_CHANGED)
 }
 
 pub(super) fn revoke_jwts_of(
@@ -101,15 +112,15 @@ pub(super) fn require_active(transaction: &Transaction<'_>, user: &UserId) -> Re
     }
 }
 
-fn state(transaction: &Transaction<'_>, user: &UserId) -> Result<Option<UserState>, Failure> {
-    transaction
+pub(super) fn state(connection: &Connection, user: &UserId) -> Result<Option<UserState>, Failure> {
+    connection
         .prepare_cached("SELECT user_id, status, not_before, seal FROM users WHERE user_id = ?1")?
         .query_row([user.as_str()], |row| Ok(decode(row)))
         .optional()?
         .transpose()
 }
 
-fn put(transaction: &Transaction<'_>, new: &UserState) -> Result<(), Failure> {
+pub(super) fn put(transaction: &Transaction<'_>, new: &UserState) -> Result<(), Failure> {
     let new = new.over(state(transaction, &new.user)?.as_ref());
     transaction
         .prepare_cached(

@@ -5,10 +5,13 @@ use std::{collections::HashSet, net::IpAddr};
 use crate::{
     error::Refusal,
     event::{Alert, Event, EventKind, Outcome},
-    store::{AuditEntry, AuditQuery, AuditStore, ChainEnds, ChainHead, Verified, audit::verify::verify},
+    store::{
+        AuditEntry, AuditQuery, AuditStore, ChainEnds, ChainHead, MemoryStore, StoreErrorKind, Verified,
+        audit::verify::verify,
+    },
     testing::conformance::{
         harness::join_all,
-        records::{id, later, user},
+        records::{assert_refused, id, later, user},
     },
     time::UnixTime,
 };
@@ -180,6 +183,53 @@ pub async fn simultaneous_appends_make_one_chain(store: &dyn AuditStore) {
         let actors: HashSet<_> = batch.iter().map(|entry| &entry.actor).collect();
         assert_eq!(actors.len(), 1, "a batch is torn apart");
     }
+}
+
+/// Entries of another log are kept as they are, from wherever that one begins, flaws and all; they are found, and what
+/// is appended later follows them. What does not follow is refused. A store that takes in none says so by
+/// [`StoreErrorKind::ReadOnly`].
+pub async fn entries_of_another_log_go_on_as_they_are(store: &dyn AuditStore) {
+    let other = MemoryStore::new();
+    append(
+        &other,
+        &[1, 2, 3, 4, 5, 6].map(|n| Event::new(EventKind::TokenCreated).by(&user(&format!("u{n}")))),
+    )
+    .await;
+    let entries = all(&other).await;
+    let [first, second, third, fourth, fifth, _] = entries.as_slice() else {
+        panic!("six entries were appended")
+    };
+    let (anchor, begin) = (first.head(), [second.clone(), third.clone()]);
+    match store.append_entries(&anchor, &begin).await {
+        Err(error) if error.kind() == StoreErrorKind::ReadOnly => return,
+        done => done.expect("append_entries to a fresh log"),
+    }
+    let head = third.head();
+    assert_eq!(store.chain_ends().await.expect("chain_ends"), ChainEnds { anchor, head }, "the ends");
+    for (what, after, entries) in [
+        ("entries after another head", anchor, &begin),
+        ("entries that are there", head, &[third.clone(), fourth.clone()]),
+        ("entries in another order", head, &[fifth.clone(), fourth.clone()]),
+    ] {
+        assert_refused(what, store.append_entries(&after, entries).await, StoreErrorKind::Conflict);
+    }
+    let altered = AuditEntry { alert: true, ..fifth.clone() };
+    let unreadable = AuditEntry::unreadable(6);
+    let flawed = [fourth.clone(), altered, unreadable.clone()];
+    store.append_entries(&head, &flawed).await.expect("append_entries to what was appended before");
+    let expected: Vec<_> = begin.iter().chain(&flawed).cloned().collect();
+    assert_eq!(all(store).await, expected, "the entries that come back");
+    assert_eq!(found(store, &AuditQuery::default().with_user(user("u4"))).await, [4], "what is found");
+    let head = append(store, &[Event::new(EventKind::TokenCreated)]).await;
+    assert_eq!(head.number, 7, "what is appended by an event");
+    let last = all(store).await.pop().expect("an entry");
+    assert_eq!(last.check_after(&unreadable.head()), Ok(()), "it follows the last one");
+    assert_eq!(
+        store.chain_ends().await.expect("chain_ends"),
+        ChainEnds { anchor, head },
+        "the ends after it"
+    );
+    store.append_entries(&head, &[]).await.expect("append_entries of none");
 }
 
 async fn append(store: &dyn AuditStore, events: &[Event]) -> ChainHead {

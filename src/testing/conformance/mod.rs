@@ -24,13 +24,17 @@ use std::pin::Pin;
 use crate::{
     id::UserId,
     secret::TokenDigest,
-    store::{AuditStore, Purge, StoreError, StoreErrorKind, TokenStore, UserState, UserStatus, Warnings},
+    store::{
+        AuditStore, Purge, StoreError, StoreErrorKind, TokenStore, UserState, UserStatus, Warnings,
+        transfer::Section,
+    },
     time::UnixTime,
     token::Lifetimes,
 };
 
 pub mod auditing;
 pub mod changing;
+pub mod copying;
 pub mod denying;
 pub mod families;
 mod harness;
@@ -51,9 +55,9 @@ pub mod usage;
 pub mod warning;
 
 /// Checks every promise, each on a fresh store from `make`, and goes on after a broken one. Those of
-/// [`denying`], [`registering`], [`purging`] and [`warning`] are left out for a store that keeps no users' states,
-/// cannot register users or remove tokens, or knows nothing of warnings, which it says by answering
-/// [`StoreErrorKind::ReadOnly`]; those of [`noticing`] for one that does not keep
+/// [`denying`], [`registering`], [`purging`], [`warning`] and [`copying`] are left out for a store that keeps no users'
+/// states, cannot register users or remove tokens, knows nothing of warnings, or cannot be copied, which it says by
+/// answering [`StoreErrorKind::ReadOnly`]; those of [`noticing`] for one that does not keep
 /// [habits](crate::token::TokenRecord::habits).
 ///
 /// ```
@@ -121,6 +125,10 @@ async fn remove_nothing(store: &dyn TokenStore) -> Result<(), StoreError> {
 async fn warn_of_nothing(store: &dyn TokenStore) -> Result<(), StoreError> {
     let warnings = Warnings::new(UnixTime::EPOCH, Vec::new(), 1);
     store.claim_warnings(&records::admin(), &warnings).await.map(drop)
+}
+
+async fn give_out_nothing(store: &dyn TokenStore) -> Result<(), StoreError> {
+    store.export(&records::admin(), Section::Tokens, None, 1).await.map(drop)
 }
 
 /// Checks every promise of a store of audit entries, each on a fresh one from `make`, and goes on after a broken
@@ -377,6 +385,7 @@ const OPTIONAL: &[(Asks, &[(&str, Promise)])] = &[
     (|store| Box::pin(remove_nothing(store)), PURGING_PROMISES),
     (|store| Box::pin(warn_of_nothing(store)), WARNING_PROMISES),
     (|store| Box::pin(noticing::keep_habits(store)), NOTICING_PROMISES),
+    (|store| Box::pin(give_out_nothing(store)), COPYING_PROMISES),
 ];
 
 const REGISTERING_PROMISES: &[(&str, Promise)] = promises! { (store)
@@ -387,6 +396,18 @@ const REGISTERING_PROMISES: &[(&str, Promise)] = promises! { (store)
         users_with_a_state_are_not_new
         taken_tokens_register_nobody
         of_several_registrations_one_wins
+    }
+};
+
+const COPYING_PROMISES: &[(&str, Promise)] = promises! { (store)
+    copying {
+        each_section_is_given_out_in_order
+        what_is_taken_in_is_stored_as_it_is
+        what_was_taken_in_is_like_any_other
+        only_earlier_versions_give_way
+        what_denies_stays
+        whoever_came_in_is_not_new
+        warnings_come_along
     }
 };
 
@@ -407,6 +428,7 @@ const AUDIT_PROMISES: &[(&str, AuditPromise)] = promises! { (store)
         filters_find_what_they_say
         deleting_keeps_the_anchor
         simultaneous_appends_make_one_chain
+        entries_of_another_log_go_on_as_they_are
     }
 };
 
