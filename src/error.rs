@@ -189,10 +189,6 @@ impl AuthError {
         self.details.as_ref().map(|details| &details.headers)
     }
 
-    pub(crate) fn reason(&self) -> Option<Refusal> {
-        self.reason
-    }
-
     /// What is counted and reported as the reason.
     pub(crate) fn told_reason(&self) -> Refusal {
         let unsaid = match self.kind() {

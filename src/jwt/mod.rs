@@ -233,7 +233,7 @@ impl JwtAuth {
             let (audit, digest) = (&self.verifier.audit, TokenDigest::of(token));
             self.verifier.episodes.begins(digest.prefix(), audit.now())
         };
-        if let (Some(Refusal::Revoked), Some(owner)) = (error.reason(), error.owner())
+        if let (Refusal::Revoked, Some(owner)) = (error.told_reason(), error.owner())
             && begins()
         {
             let event = Event::alert(Alert::RevokedTokenUsed).owned_by(owner).at_ip(head_ip);
