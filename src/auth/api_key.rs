@@ -10,7 +10,7 @@ use crate::{
     error::{AuthError, AuthErrorKind, Refusal, Scheme},
     event::Audit,
     id::is_printable,
-    limit::{Exceeded, Limiter},
+    limit::{Exceeded, Limiter, Told},
     principal::{Credential, Principal},
     secret::without_secrets,
     store::{TokenLookup, cache::Cached},
@@ -74,6 +74,9 @@ impl Authenticator for ApiKeyAuth {
         match self.lookup.cached(&digest, now) {
             Cached::Live(credential) => {
                 count::hit(Cache::ApiKey);
+                if credential.limiter().is_some_and(Limiter::is_shared) {
+                    return self.admit_together(credential, head, now);
+                }
                 let admitted = self.admit(credential, now, head.client_ip, head.method);
                 if self.lookup.watches_agents()
                     && let Ok(principal) = &admitted
@@ -97,7 +100,7 @@ impl Authenticator for ApiKeyAuth {
                     let credential = auth.lookup.load(digest, client_ip).await;
                     let credential = credential.map_err(|error| error.by(Scheme::ApiKey))?;
                     let now = auth.lookup.now();
-                    let principal = auth.admit(credential, now, client_ip, &method)?;
+                    let principal = auth.admit_in_turn(credential, now, client_ip, &method).await?;
                     if let Some(agent) = agent {
                         auth.note_agent(principal.credential(), &agent, client_ip, now);
                     }
@@ -126,28 +129,77 @@ impl ApiKeyAuth {
         client_ip: Option<IpAddr>,
         method: &Method,
     ) -> Result<Principal, AuthError> {
-        if credential.read_only && !method.is_safe() {
-            return Err(about(&credential, AuthErrorKind::Invalid, Refusal::ReadOnly));
-        }
         let mut told = None;
-        if let Some(extra) = &credential.extra {
-            if let Some(list) = &extra.allowed_ips
-                && !client_ip.is_some_and(|ip| list.contains(ip))
-            {
-                return Err(about(&credential, AuthErrorKind::Forbidden, Refusal::ClientIp));
-            }
-            if let Some(limiter) = &extra.limiter {
-                told = Some(count_request(&credential, limiter, now)?);
-            }
+        if let Some(limiter) = permit(&credential, client_ip, method)? {
+            told = Some(count_request(&credential, limiter, now)?);
         }
+        Ok(self.let_in(credential, now, client_ip, told))
+    }
+
+    /// The same for a key whose requests are counted for several processes together, which takes a moment.
+    async fn admit_in_turn(
+        &self,
+        credential: Arc<Credential>,
+        now: UnixTime,
+        client_ip: Option<IpAddr>,
+        method: &Method,
+    ) -> Result<Principal, AuthError> {
+        let mut told = None;
+        if let Some(limiter) = permit(&credential, client_ip, method)? {
+            told = Some(tell_limits(&credential, limiter.admit_together(now).await)?);
+        }
+        Ok(self.let_in(credential, now, client_ip, told))
+    }
+
+    #[cold]
+    fn admit_together(&self, credential: Arc<Credential>, head: &RequestHead<'_>, now: UnixTime) -> Verdict {
+        head.note_known();
+        let (auth, client_ip, method) = (self.clone(), head.client_ip, head.method.clone());
+        let agent = self.lookup.watches_agents().then(|| AgentText::of(head));
+        Verdict::Pending(Box::pin(async move {
+            let principal = auth.admit_in_turn(credential, now, client_ip, &method).await?;
+            if let Some(agent) = agent {
+                auth.note_agent(principal.credential(), &agent, client_ip, now);
+            }
+            Ok(principal)
+        }))
+    }
+
+    #[inline]
+    fn let_in(
+        &self,
+        credential: Arc<Credential>,
+        now: UnixTime,
+        client_ip: Option<IpAddr>,
+        told: Option<Box<HeaderMap>>,
+    ) -> Principal {
         self.lookup.count_use(&credential, now, client_ip);
         let is_ending = credential.ends_at() <= now.saturating_add(EXPIRY_NOTICE);
         let mut principal = Principal::telling(credential, client_ip, told);
         if is_ending {
             tell_end(&mut principal);
         }
-        Ok(principal)
+        principal
     }
+}
+
+/// Whether the key may be used for this and from there, and what counts its requests.
+#[inline]
+fn permit<'a>(
+    credential: &'a Credential,
+    client_ip: Option<IpAddr>,
+    method: &Method,
+) -> Result<Option<&'a Limiter>, AuthError> {
+    if credential.read_only && !method.is_safe() {
+        return Err(about(credential, AuthErrorKind::Invalid, Refusal::ReadOnly));
+    }
+    let Some(extra) = &credential.extra else { return Ok(None) };
+    if let Some(list) = &extra.allowed_ips
+        && !client_ip.is_some_and(|ip| list.contains(ip))
+    {
+        return Err(about(credential, AuthErrorKind::Forbidden, Refusal::ClientIp));
+    }
+    Ok(extra.limiter.as_ref())
 }
 
 /// What a request says of the program that presents a key, and what must not be told of it. It is a copy that costs
@@ -246,7 +298,14 @@ fn count_request(
     limiter: &Limiter,
     now: UnixTime,
 ) -> Result<Box<HeaderMap>, AuthError> {
-    match limiter.admit(now) {
+    tell_limits(credential, limiter.admit(now))
+}
+
+fn tell_limits(
+    credential: &Credential,
+    admitted: Result<Told, Exceeded>,
+) -> Result<Box<HeaderMap>, AuthError> {
+    match admitted {
         Ok(told) => Ok(Box::new(told.into_map())),
         Err(Exceeded { reason, retry_after, told }) => {
             let error = about(credential, AuthErrorKind::TooManyRequests, reason);

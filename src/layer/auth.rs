@@ -326,12 +326,20 @@ impl Shared {
         }
         match verdict {
             Verdict::Decided(Ok(principal)) => Step::Accept(principal),
-            Verdict::Decided(Err(error)) => Step::Refuse(error),
+            Verdict::Decided(Err(error)) => self.refuse_at_once(error, head),
             Verdict::Pending(verdict) => match Waiting::begin(self, verdict, head) {
                 Ok(waiting) => Step::Wait(waiting),
                 Err(error) => Step::Refuse(error),
             },
             Verdict::Abstain => self.without_verdict(head),
+        }
+    }
+
+    #[cold]
+    fn refuse_at_once(self: &Arc<Self>, error: AuthError, head: &RequestHead<'_>) -> Step {
+        match self.count_at_once(error, head.client_ip) {
+            Ok(error) => Step::Refuse(error),
+            Err(waiting) => Step::Wait(waiting),
         }
     }
 
@@ -344,9 +352,9 @@ impl Shared {
     }
 
     #[cold]
-    fn without_verdict(&self, head: &RequestHead<'_>) -> Step {
+    fn without_verdict(self: &Arc<Self>, head: &RequestHead<'_>) -> Step {
         if head.presented.is_some() {
-            return Step::Refuse(AuthError::invalid(Refusal::UnknownKind));
+            return self.refuse_at_once(AuthError::invalid(Refusal::UnknownKind), head);
         }
         let mode = match &self.mode {
             ModeRule::Always(mode) => *mode,

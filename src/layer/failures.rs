@@ -41,15 +41,31 @@ impl Waiting {
         let free = Self { verdict, client_ip, turn: None, is_counted: false };
         let Some(failures) = &shared.failures else { return Ok(free) };
         if head.attempt.is_some_and(Attempt::is_known) {
-            return Ok(free);
+            return Ok(if failures.is_shared() { free.told_to_others(shared, None) } else { free });
         }
         match failures.enter(client_ip, shared.audit.now()) {
+            Entry::Granted(turn) if failures.is_shared() => Ok(free.told_to_others(shared, Some(turn))),
             Entry::Granted(turn) => Ok(Self { turn: Some(turn), ..free }),
             Entry::Full => {
                 Ok(Self { verdict: shared.clone().in_line(free), client_ip, turn: None, is_counted: true })
             }
             Entry::Refused(over) => Err(shared.over(over, client_ip)),
         }
+    }
+
+    /// Has a failure counted for other processes as well.
+    fn told_to_others(self, shared: &Arc<Shared>, turn: Option<Turn>) -> Self {
+        let Self { verdict, client_ip, .. } = self;
+        let shared = shared.clone();
+        let verdict = Box::pin(async move { shared.settle_together(turn, verdict.await, client_ip).await });
+        Self { verdict, client_ip, turn: None, is_counted: true }
+    }
+
+    /// A refusal that this process has counted, and others are told of.
+    pub(super) fn telling(shared: &Arc<Shared>, error: AuthError, client_ip: Option<IpAddr>) -> Self {
+        let shared = shared.clone();
+        let verdict = Box::pin(async move { Err(shared.tell_others(error, client_ip).await) });
+        Self { verdict, client_ip, turn: None, is_counted: true }
     }
 
     pub(super) fn poll(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Result<Principal, Counted>> {
@@ -92,6 +108,55 @@ impl Shared {
         error
     }
 
+    /// Ends the turn of a credential, and has its failure counted for other processes as well.
+    async fn settle_together(
+        &self,
+        turn: Option<Turn>,
+        verdict: Result<Principal, AuthError>,
+        client_ip: Option<IpAddr>,
+    ) -> Result<Principal, AuthError> {
+        let error = match verdict {
+            Err(error) if is_failure(&error) => error,
+            verdict => {
+                turn.into_iter().for_each(Turn::passed);
+                return verdict;
+            }
+        };
+        let now = self.audit.now();
+        let counted = match (turn, &self.failures) {
+            (Some(turn), _) => turn.failed(now),
+            (None, Some(failures)) => failures.fail(client_ip, now),
+            (None, None) => Ok(()),
+        };
+        Err(match counted {
+            Ok(()) => self.tell_others(error, client_ip).await,
+            over => self.instead_of(error, over, client_ip),
+        })
+    }
+
+    async fn tell_others(&self, error: AuthError, client_ip: Option<IpAddr>) -> AuthError {
+        let Some(failures) = &self.failures else { return error };
+        let counted = failures.fail_together(client_ip, self.audit.now()).await;
+        self.instead_of(error, counted, client_ip)
+    }
+
+    /// What to do about a refusal that needs no waiting, unless it is a failure that others are to be told of.
+    pub(super) fn count_at_once(
+        self: &Arc<Self>,
+        error: AuthError,
+        client_ip: Option<IpAddr>,
+    ) -> Result<AuthError, Waiting> {
+        match &self.failures {
+            Some(failures) if failures.is_shared() && is_failure(&error) => {
+                match failures.fail(client_ip, self.audit.now()) {
+                    Ok(()) => Err(Waiting::telling(self, error, client_ip)),
+                    over => Ok(self.instead_of(error, over, client_ip)),
+                }
+            }
+            _ => Ok(error),
+        }
+    }
+
     fn instead_of(
         &self,
         error: AuthError,
@@ -127,7 +192,7 @@ impl Shared {
                     turn.passed();
                     Ok(principal)
                 }
-                Err(error) => Err(self.settle(turn, error, client_ip)),
+                verdict => self.settle_together(Some(turn), verdict, client_ip).await,
             }
         })
     }

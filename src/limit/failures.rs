@@ -18,7 +18,10 @@ use tokio::sync::Notify;
 
 use crate::{
     error::{AuthError, AuthErrorKind, Refusal},
-    limit::suspects::{Costing, Over, Set, Suspect, WAYS},
+    limit::{
+        shared::{SharedFailure, SharedLimits},
+        suspects::{Costing, Over, Set, Suspect, WAYS},
+    },
     time::UnixTime,
 };
 
@@ -43,7 +46,8 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// not know its peers, or stands behind proxies that it was not told of, has one limit for all its clients.
 ///
 /// It remembers a fixed number of addresses, 16 384 by default, in 40 bytes each. When more of them fail, those
-/// with the fewest failures are forgotten. It lives in this process; other processes count on their own.
+/// with the fewest failures are forgotten. It lives in this process; other processes count on their own, unless they
+/// [share](Self::with_shared_limits) their counts.
 ///
 /// Clones share their counts: give one to several layers, or to a login route of your own.
 ///
@@ -64,6 +68,7 @@ pub struct FailureLimit(Arc<Inner>);
 struct Inner {
     limit: u32,
     sets: usize,
+    shared: Option<SharedLimits>,
     table: OnceLock<Table>,
     /// Requests that wait for others of their address.
     lines: Mutex<HashMap<Suspect, Line>>,
@@ -90,7 +95,7 @@ impl fmt::Debug for FailureLimit {
 impl Default for FailureLimit {
     /// 100 a minute.
     fn default() -> Self {
-        Self::new(100, 16_384)
+        Self::new(100, 16_384, None)
     }
 }
 
@@ -98,19 +103,32 @@ impl FailureLimit {
     /// So many failures a minute from one address.
     #[must_use]
     pub fn per_minute(failures: NonZeroU32) -> Self {
-        Self::new(failures.get(), 16_384)
+        Self::new(failures.get(), 16_384, None)
     }
 
     /// Remembers so many addresses, 16 384 by default, in 40 bytes each; rounded up to a multiple of 16. With
     /// fewer, whoever has many addresses makes it forget sooner. What was counted is forgotten.
     #[must_use]
     pub fn with_addresses(self, addresses: usize) -> Self {
-        Self::new(self.0.limit, addresses)
+        Self::new(self.0.limit, addresses, self.0.shared.clone())
     }
 
-    fn new(limit: u32, addresses: usize) -> Self {
+    /// Has several processes count together, such as by [`Redis::limits`](crate::redis::Redis::limits): whatever this
+    /// process would answer 401 is counted there first, for which the answer waits a short time at most. An address that
+    /// was over the limit anywhere is over it here from its next failure on. While nobody answers, this process counts
+    /// on its own. What was counted is forgotten.
+    ///
+    /// Credentials that are looked up at the same time count as failures that may come in each process alone, and the
+    /// budget of ten a second is each process's.
+    #[must_use]
+    pub fn with_shared_limits(self, limits: SharedLimits) -> Self {
+        Self::new(self.0.limit, self.0.sets.saturating_mul(WAYS), Some(limits))
+    }
+
+    fn new(limit: u32, addresses: usize, shared: Option<SharedLimits>) -> Self {
         Self(Arc::new(Inner {
             limit,
+            shared,
             sets: addresses.div_ceil(WAYS).max(1),
             table: OnceLock::new(),
             lines: Mutex::default(),
@@ -134,10 +152,36 @@ impl FailureLimit {
     ///
     /// # Errors
     /// [`AuthErrorKind::TooManyRequests`] when the address had failed as often as it may already: answer that,
-    /// whatever was presented.
+    /// whatever was presented. Only this process counts it; see [`count_shared`](Self::count_shared).
     pub fn count(&self, client_ip: Option<IpAddr>, now: UnixTime) -> Result<(), AuthError> {
         let failed = self.suspect(client_ip, |set, suspect| set.fail(suspect, self.0.limit, now));
         failed.map_err(|over| too_many(over.wait))
+    }
+
+    /// As [`count`](Self::count), for all processes that [share](Self::with_shared_limits) their counts.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn count_shared(&self, client_ip: Option<IpAddr>, now: UnixTime) -> Result<(), AuthError> {
+        self.count(client_ip, now)?;
+        self.fail_together(client_ip, now).await.map_err(|over| too_many(over.wait))
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.0.shared.is_some()
+    }
+
+    /// Counts a failure that this process has counted, and found within the limit, for the others as well.
+    pub(crate) async fn fail_together(&self, client_ip: Option<IpAddr>, now: UnixTime) -> Result<(), Over> {
+        let Some(shared) = &self.0.shared else { return Ok(()) };
+        let (suspect, limit) = (Suspect::of(client_ip).into(), self.0.limit);
+        let failures = shared.fail(SharedFailure { suspect, limit }).await;
+        let Some(failures) = failures.filter(|failures| failures.count > u64::from(limit)) else {
+            return Ok(());
+        };
+        let left = failures.left;
+        self.suspect(client_ip, |set, suspect| set.learn_over(suspect, limit, left, now));
+        Err(Over { is_first: failures.is_first, wait: left })
     }
 
     /// Counts a failure that a layer has seen. The first one beyond the limit says so.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use crate::{limit::RateLimit, time::UnixTime};
 
 const NANOS_PER_MILLI: i64 = 1_000_000;
+const NANOS_PER_MICRO: i64 = 1_000;
 
 /// A rate limit in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +68,35 @@ impl Gcra {
         }
     }
 
+    /// What others are told of it: its interval, its burst and how far `state` is ahead of `now`, in microseconds,
+    /// since nanoseconds since 1970 are lost in the floats of Redis. An interval is rounded up, so that it is never
+    /// more than was said, and everything else goes by intervals.
+    pub(crate) fn in_micros(self, state: i64, now: i64) -> (i64, i64, i64) {
+        let interval = self.micros();
+        let ahead = self.within_burst(state, now).saturating_sub(now);
+        (interval, interval.saturating_mul(self.burst / self.interval), scale(ahead, interval, self.interval))
+    }
+
+    /// So many of those microseconds, in nanoseconds.
+    fn nanos_of(self, ahead: i64) -> i64 {
+        // Rounded down, so that what others leave free is free here.
+        let nanos = i128::from(ahead) * i128::from(self.interval) / i128::from(self.micros());
+        i64::try_from(nanos).unwrap_or(i64::MAX)
+    }
+
+    fn micros(self) -> i64 {
+        self.interval.saturating_add(NANOS_PER_MICRO - 1) / NANOS_PER_MICRO
+    }
+
     fn within_burst(self, state: i64, now: i64) -> i64 {
         state.clamp(now, now.saturating_add(self.burst))
     }
+}
+
+/// `value` as so many `to` for each `from`, rounded up.
+fn scale(value: i64, to: i64, from: i64) -> i64 {
+    let (value, to, from) = (i128::from(value), i128::from(to), i128::from(from));
+    i64::try_from((value * to + from - 1) / from).unwrap_or(i64::MAX)
 }
 
 /// The state of one rate limit, shared by all requests that it counts.
@@ -99,9 +126,23 @@ impl RateMeter {
     }
 
     /// Where it stands at `now`.
-    #[cfg(test)]
     pub(crate) fn level(&self, rate: Gcra, now: UnixTime) -> Level {
         rate.level(self.0.load(Ordering::Relaxed), nanos(now))
+    }
+
+    /// The same for others; see [`Gcra::in_micros`].
+    pub(crate) fn in_micros(&self, rate: Gcra, now: UnixTime) -> (i64, i64, i64) {
+        rate.in_micros(self.0.load(Ordering::Relaxed), nanos(now))
+    }
+
+    /// Learns that at `now` it was so many microseconds ahead, by what others used as well. Says where it stands.
+    pub(crate) fn learn(&self, rate: Gcra, ahead: i64, now: UnixTime) -> Level {
+        let now = nanos(now);
+        let state = now.saturating_add(rate.nanos_of(ahead));
+        // One that is further ahead than the burst is from before the clock was set back.
+        let learn = |own| Some(rate.within_burst(own, now).max(state));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, learn);
+        rate.level(state, now)
     }
 
     /// From when on it is as good as new, in nanoseconds since 1970.
@@ -176,6 +217,31 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(taken, 1000);
+    }
+
+    #[test]
+    fn what_others_learn_of_it_is_what_they_would_count() {
+        for (requests, seconds) in [(1, 1), (7, 1), (100, 60), (3, 86_400), (999_999, 1), (3_000_000, 1)] {
+            let rate = rate(requests, seconds);
+            let (own, other) = (RateMeter::default(), RateMeter::default());
+            for taken in 1..=requests.min(1000) {
+                own.take(rate, at(0)).unwrap();
+                let (interval, burst, ahead) = own.in_micros(rate, at(0));
+                assert_eq!(burst, interval * i64::from(requests));
+                assert_eq!(ahead, interval * i64::from(taken), "{taken} of {requests} in {seconds} s");
+                let level = other.learn(rate, ahead, at(0));
+                assert_eq!(level.left, requests - taken);
+                assert_eq!(other.level(rate, at(0)).left, requests - taken);
+            }
+        }
+        let (meter, rate) = (RateMeter::default(), rate(10, 10));
+        meter.learn(rate, 5_000_000, at(0));
+        meter.learn(rate, 2_000_000, at(0));
+        assert_eq!(meter.level(rate, at(0)).left, 5, "what is known already stays");
+        meter.learn(rate, 2_000_000, at(-60_000));
+        assert_eq!(meter.level(rate, at(-60_000)).left, 0, "a clock that was set back costs one burst");
+        meter.learn(rate, i64::MAX, at(0));
+        assert_eq!(meter.level(rate, at(0)).left, 0);
     }
 
     proptest! {

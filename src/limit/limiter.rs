@@ -7,10 +7,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::{
     error::Refusal,
     limit::{
-        Limits, Quota, QuotaUse, RateLimit,
+        Limits, Quota, QuotaUse, RateLimit, SharedLimits,
         gcra::{Gcra, Level, RateMeter},
         meters::Meter,
         quota::{QuotaMeter, Span},
+        together::Together,
     },
     time::UnixTime,
 };
@@ -21,8 +22,8 @@ static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy
 /// What is counted of one token, for as long as the process lives.
 #[derive(Debug, Default)]
 pub(crate) struct TokenMeter {
-    rate: RateMeter,
-    quota: QuotaMeter,
+    pub(super) rate: RateMeter,
+    pub(super) quota: QuotaMeter,
 }
 
 impl Meter for TokenMeter {
@@ -40,12 +41,14 @@ impl Meter for RateMeter {
 /// The limits of one credential.
 #[derive(Debug)]
 pub(crate) struct Limiter {
-    meter: Arc<TokenMeter>,
+    pub(super) meter: Arc<TokenMeter>,
     rate: Option<Gcra>,
-    quota: Option<(Quota, Span)>,
+    pub(super) quota: Option<(Quota, Span)>,
     /// For all keys of its owner together.
     owner: Option<(Gcra, Arc<RateMeter>)>,
     policy: HeaderValue,
+    /// Whoever counts for other processes as well.
+    pub(super) together: Option<Box<Together>>,
 }
 
 /// Why a request is refused.
@@ -92,7 +95,12 @@ impl Limiter {
         }
         let policy = policy(limits, quota.map(|(_, span)| span), owner.as_ref().map(|(limit, _)| *limit));
         let owner = owner.map(|(limit, meter)| (Gcra::new(limit), meter));
-        Self { meter, rate: limits.rate().map(Gcra::new), quota, owner, policy }
+        Self { meter, rate: limits.rate().map(Gcra::new), quota, owner, policy, together: None }
+    }
+
+    /// Has `shared` count as well.
+    pub(crate) fn together(self, shared: &SharedLimits, token: &str, owner: &str) -> Self {
+        Self { together: Some(Box::new(Together::new(shared, token, owner))), ..self }
     }
 
     /// Counts a request, if every limit has room for it. The quota is asked last: what is refused uses none
@@ -100,37 +108,45 @@ impl Limiter {
     pub(crate) fn admit(&self, now: UnixTime) -> Result<Told, Exceeded> {
         let span = self.span(now);
         let mut standing = String::with_capacity(64);
-        let rates = [
-            ("rate", self.rate.map(|rate| (rate, &self.meter.rate))),
-            ("owner", self.owner.as_ref().map(|(rate, meter)| (*rate, &**meter))),
-        ];
-        let rates = rates.into_iter().filter_map(|(name, rate)| Some((name, rate?)));
-        for (name, (rate, meter)) in rates {
+        for (name, rate, meter) in self.rates() {
             match meter.take(rate, now) {
                 Ok(level) => tell_level(&mut standing, name, level),
-                Err(level) => {
-                    let reason = Refusal::RateLimited;
-                    return Err(self.exceeded(reason, level.retry_in, name, level.full_in));
-                }
+                Err(level) => return Err(self.too_fast(name, level)),
             }
         }
         if let (Some((quota, _)), Some(span)) = (self.quota, span) {
-            let ends_in = span.ends_in(now).saturating_mul(1_000_000);
             match self.meter.quota.take(quota.requests().get(), span) {
-                Some(left) => tell(&mut standing, "quota", left, ends_in),
-                None => return Err(self.exceeded(Refusal::QuotaExhausted, ends_in, "quota", ends_in)),
+                Some(left) => tell(&mut standing, "quota", left, nanos_left(span, now)),
+                None => return Err(self.used_up(span, now)),
             }
         }
         Ok(self.told(standing))
     }
 
+    /// The rate limits, by their names.
+    pub(super) fn rates(&self) -> impl Iterator<Item = (&'static str, Gcra, &RateMeter)> {
+        let own = self.rate.map(|rate| ("rate", rate, &self.meter.rate));
+        let owner = self.owner.as_ref().map(|(rate, meter)| ("owner", *rate, &**meter));
+        own.into_iter().chain(owner)
+    }
+
     /// The quota's period. It was worked out when the credential was loaded, which is rarely long ago.
-    fn span(&self, now: UnixTime) -> Option<Span> {
+    pub(super) fn span(&self, now: UnixTime) -> Option<Span> {
         let (quota, span) = self.quota?;
         Some(if span.contains(now) { span } else { Span::at(quota.period(), now) })
     }
 
     #[cold]
+    pub(super) fn too_fast(&self, name: &str, level: Level) -> Exceeded {
+        self.exceeded(Refusal::RateLimited, level.retry_in, name, level.full_in)
+    }
+
+    #[cold]
+    pub(super) fn used_up(&self, span: Span, now: UnixTime) -> Exceeded {
+        let ends_in = nanos_left(span, now);
+        self.exceeded(Refusal::QuotaExhausted, ends_in, "quota", ends_in)
+    }
+
     fn exceeded(&self, reason: Refusal, retry_in: i64, name: &str, full_in: i64) -> Exceeded {
         let mut standing = String::new();
         tell(&mut standing, name, 0, full_in);
@@ -138,7 +154,7 @@ impl Limiter {
         Exceeded { reason, retry_after, told: self.told(standing) }
     }
 
-    fn told(&self, standing: String) -> Told {
+    pub(super) fn told(&self, standing: String) -> Told {
         Told { policy: self.policy.clone(), standing: HeaderValue::try_from(standing).ok() }
     }
 
@@ -174,14 +190,19 @@ fn policy(limits: Limits, span: Option<Span>, owner: Option<RateLimit>) -> Heade
     HeaderValue::try_from(items.join(", ")).unwrap_or(HeaderValue::from_static(""))
 }
 
-fn tell_level(standing: &mut String, name: &str, level: Level) {
+pub(super) fn tell_level(standing: &mut String, name: &str, level: Level) {
     tell(standing, name, level.left, level.full_in);
 }
 
 /// Adds one limit: so many left, and in how many seconds all of it is there again.
-fn tell(standing: &mut String, name: &str, left: u32, full_in: i64) {
+pub(super) fn tell(standing: &mut String, name: &str, left: u32, full_in: i64) {
     let separator = if standing.is_empty() { "" } else { ", " };
     let _ = write!(standing, "{separator}\"{name}\";r={left};t={}", seconds(full_in));
+}
+
+/// In how many nanoseconds a quota's period ends.
+pub(super) fn nanos_left(span: Span, now: UnixTime) -> i64 {
+    span.ends_in(now).saturating_mul(1_000_000)
 }
 
 /// Nanoseconds as whole seconds, rounded up.

@@ -12,7 +12,7 @@
 //! `q` requests in `w` seconds, of which `r` are left and all are there again in `t` seconds.
 //!
 //! Within one process limits are exact, whatever comes at once. Rate limits are each process's own, and begin
-//! anew with it. What is used of a quota is written along with the use of keys, once a second: a process that is
+//! anew with it, unless the processes [share](SharedLimits) them. What is used of a quota is written along with the use of keys, once a second: a process that is
 //! killed forgets that much, and processes on one store see what the others used when they look a key up again,
 //! after the staleness bound at the latest. A rate limit goes by the wall clock: one that is set ahead gives back
 //! as much, one that is set back takes one burst.
@@ -30,16 +30,21 @@ mod gcra;
 mod limiter;
 mod meters;
 mod quota;
+mod shared;
 mod suspects;
+mod together;
 
 pub use failures::FailureLimit;
 pub(crate) use failures::{Entry, Turn, Waited, too_many};
 pub(crate) use gcra::Gcra;
 pub(crate) use gcra::RateMeter;
 pub(crate) use gcra::nanos;
-pub(crate) use limiter::{Exceeded, Limiter, TokenMeter};
+pub(crate) use limiter::{Exceeded, Limiter, TokenMeter, Told};
 pub(crate) use meters::{Meter, Meters};
 pub use quota::QuotaUse;
+pub use shared::SharedLimits;
+#[cfg(feature = "redis")]
+pub(crate) use shared::{Counted, SharedAnswer, SharedCounts, SharedFailure, SharedFailures, SharedRequest};
 pub(crate) use suspects::Over;
 pub(crate) use suspects::Suspect;
 

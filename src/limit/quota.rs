@@ -170,6 +170,44 @@ impl QuotaMeter {
         }
     }
 
+    /// How much is used in `span`, as far as this process knows.
+    pub(crate) fn used(&self, span: Span) -> u32 {
+        used_since(self.used.load(Ordering::Relaxed), span.start)
+    }
+
+    /// Counts a request that was let through by whoever counts for all, who knows of `total` with this one. Answers
+    /// come in any order: what `total` has more than this process knows may be its own requests, on which the
+    /// answer is still to come.
+    pub(crate) fn count_of(&self, total: u32, span: Span) {
+        let mut books = self.books();
+        books.turn_to(span.start);
+        let (before, mut foreign) = (books.foreign, 0);
+        let count = |state| {
+            let used = used_since(state, span.start);
+            let own = used.saturating_sub(before).saturating_add(1);
+            let used = used.max(total).max(own);
+            foreign = used - own;
+            Some(pack(span.start, used))
+        };
+        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+        books.foreign = foreign;
+    }
+
+    /// Learns that `total` are used by all.
+    pub(crate) fn learn_total(&self, total: u32, span: Span) {
+        let mut books = self.books();
+        books.turn_to(span.start);
+        let mut more = 0;
+        let add = |state| {
+            let used = used_since(state, span.start);
+            more = total.saturating_sub(used);
+            (more > 0).then(|| pack(span.start, total))
+        };
+        if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok() {
+            books.foreign = books.foreign.saturating_add(more);
+        }
+    }
+
     /// How many are left of `quota` in `span`.
     #[cfg(test)]
     pub(crate) fn left(&self, quota: u32, span: Span) -> u32 {
@@ -407,6 +445,39 @@ mod tests {
             ),
         ] {
             assert_eq!(added.added_to(stored), expected, "{name}");
+        }
+    }
+
+    proptest! {
+        /// Several processes, whose answers come in any order, while one of them counts alone at times.
+        #[test]
+        fn what_all_use_is_known_to_each_and_written_by_who_used_it(
+            turns in prop::collection::vec((0usize..3, any::<bool>(), 0usize..8), 0..100),
+        ) {
+            let (month, meters) = (span(Month, "2026-01-31T12:00:00Z"), [(); 3].map(|()| QuotaMeter::default()));
+            let (mut total, mut own, mut late) = (0, [0; 3], Vec::new());
+            for (process, is_alone, slot) in turns {
+                if is_alone {
+                    meters[process].take(1_000_000, month).unwrap();
+                } else {
+                    total = total.max(meters[process].used(month)) + 1;
+                    late.insert(slot.min(late.len()), (process, total));
+                    if late.len() > 4 {
+                        let (process, total) = late.remove(0);
+                        meters[process].count_of(total, month);
+                    }
+                }
+                own[process] += 1;
+            }
+            for (process, total) in late {
+                meters[process].count_of(total, month);
+            }
+            for (meter, own) in meters.iter().zip(own) {
+                meter.learn_total(total, month);
+                prop_assert!(meter.used(month) >= total.max(own));
+                let written = meter.begin_write(Month).map_or(0, |used| used.count);
+                prop_assert_eq!(written, own);
+            }
         }
     }
 

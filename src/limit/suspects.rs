@@ -20,6 +20,12 @@ const COST_BURST: i64 = 10 * COST_INTERVAL;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Suspect(u64);
 
+impl From<Suspect> for u64 {
+    fn from(suspect: Suspect) -> Self {
+        suspect.0
+    }
+}
+
 impl Suspect {
     /// Groups of multicast addresses, which nobody sends from.
     const NOBODY: Self = Self(u64::MAX - 1);
@@ -102,6 +108,15 @@ impl Set {
         }
         record.failures += 1;
         Ok(())
+    }
+
+    /// Learns that the address failed too often elsewhere as well, and was told so. That counts for `left` yet.
+    pub(crate) fn learn_over(&mut self, suspect: Suspect, limit: u32, left: Duration, now: UnixTime) {
+        let record = self.find_or_make(suspect, now.as_millis());
+        let left = i64::try_from(left.as_millis()).unwrap_or(MINUTE).min(MINUTE);
+        record.failures = record.failures.max(limit);
+        record.since = now.as_millis().saturating_sub(MINUTE - left);
+        record.told[0] = true;
     }
 
     #[cfg_attr(not(feature = "_jwt"), allow(dead_code, reason = "only JWTs are judged by it"))]

@@ -10,13 +10,14 @@ use crate::{
     error::ConfigError,
     event::{Audit, AuditSink, Episodes, TracingSink},
     id::TokenIds,
-    limit::{Meters, RateLimit},
+    limit::{Meters, RateLimit, SharedLimits},
     manage::{Issuing, TokenManager, maintenance::Maintenance, pace::Pace},
     principal::RoleDirectory,
     secret::Pepper,
     store::{
-        TokenLookup, TokenStore, UserDirectory, cache::TokenCache, denied::Denied, directory::Directory,
-        lookup::Inner, noticing::Noticing, state::StoreState, usage::UsageQueue,
+        TokenLookup, TokenStore, UserDirectory, Wakeup, announced::Announced, cache::TokenCache,
+        denied::Denied, directory::Directory, lookup::Inner, noticing::Noticing, state::StoreState,
+        usage::UsageQueue,
     },
     time::{Clock, SystemClock},
     token::{KeyFormat, Lifetimes},
@@ -74,6 +75,7 @@ pub struct TokenManagerBuilder {
     retention: Duration,
     warnings: Vec<Duration>,
     owner_rate: Option<RateLimit>,
+    shared_limits: Option<SharedLimits>,
     watch: Option<Watch>,
 }
 
@@ -104,6 +106,7 @@ impl TokenManagerBuilder {
             retention: 30 * DAY,
             warnings: vec![30 * DAY, 7 * DAY, DAY],
             owner_rate: None,
+            shared_limits: None,
             watch: None,
         }
     }
@@ -248,6 +251,23 @@ impl TokenManagerBuilder {
         self
     }
 
+    /// Where several processes count the rate limits and quotas of keys and users together, such as
+    /// [`Redis::limits`](crate::redis::Redis::limits); by default each process has rate limits of its own. Each request
+    /// with a limited key then asks there, and waits for a short time at most. What a quota has left is still written
+    /// to the store as well.
+    pub fn with_shared_limits(mut self, limits: SharedLimits) -> Self {
+        self.shared_limits = Some(limits);
+        self
+    }
+
+    /// Has other processes look at once for what this one changes, and this one for what they do, such as by
+    /// [`Redis::wakeup`](crate::redis::Redis::wakeup); by default they look when their store's own feed tells them to,
+    /// and when the cache's bound is over. Needs [`run`](TokenManager::run) where it is to be heard.
+    pub fn with_wakeup(mut self, wakeup: impl Wakeup) -> Self {
+        self.store = Box::new(Announced::new(self.store, wakeup));
+        self
+    }
+
     /// Raises alerts when keys are used otherwise than before; off by default. See [`watch`](crate::watch). A cached
     /// key takes about 350 bytes more then.
     ///
@@ -278,6 +298,7 @@ impl TokenManagerBuilder {
             denied: Denied::default(),
             meters: Meters::new(self.capacity),
             owner_rate: self.owner_rate.map(|limit| (limit, Meters::new(self.capacity))),
+            shared_limits: self.shared_limits,
             directory: self.users.map(|users| Directory::new(users, self.users_fresh, self.users_bound)),
             usage: UsageQueue::default(),
             families: AtomicBool::new(false),

@@ -15,7 +15,7 @@ use crate::{
     error::{AuthError, AuthErrorKind, Refusal},
     event::{Alert, Audit, Episodes, Event},
     id::{TokenId, UserId},
-    limit::{Limiter, Meters, RateLimit, RateMeter, TokenMeter},
+    limit::{Limiter, Meters, RateLimit, RateMeter, SharedLimits, TokenMeter},
     principal::{AuthMethod, Credential, Extra, RoleDirectory, UseCount, Uses, effective_roles},
     scope::Grant,
     secret::{Pepper, TokenDigest},
@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters<TokenId, TokenMeter>,
     /// The rate limit that all keys of a user share.
     pub(crate) owner_rate: Option<(RateLimit, Meters<UserId, RateMeter>)>,
+    /// Who counts for other processes as well.
+    pub(crate) shared_limits: Option<SharedLimits>,
     /// The application's own source of users.
     pub(crate) directory: Option<Directory>,
     pub(crate) usage: UsageQueue,
@@ -277,7 +279,11 @@ impl Inner {
             true => Arc::default(),
             false => self.meters.of(&record.id, now),
         };
-        Some(Limiter::new(record.limits, meter, owner, record.quota_use, now))
+        let limiter = Limiter::new(record.limits, meter, owner, record.quota_use, now);
+        Some(match &self.shared_limits {
+            None => limiter,
+            Some(shared) => limiter.together(shared, &record.id.to_string(), record.owner.as_str()),
+        })
     }
 
     /// What the application's own source says of `user`.

@@ -13,6 +13,7 @@ use crate::{
     token::TokenRecord,
 };
 
+pub(crate) mod announced;
 pub(crate) mod audit;
 pub(crate) mod cache;
 mod change;
@@ -36,6 +37,7 @@ mod static_list;
 pub mod transfer;
 mod upkeep;
 pub(crate) mod usage;
+mod wakeup;
 
 pub use audit::{
     AuditEntry, AuditError, AuditQuery, AuditStore, Broken, ChainEnds, ChainHash, ChainHead, Flaw,
@@ -54,6 +56,7 @@ pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use static_list::StaticList;
 pub use upkeep::{Claimed, Purge, Purged, Warnings};
+pub use wakeup::{Notice, Wakeup};
 
 /// Keeps token records.
 ///
