@@ -98,6 +98,8 @@
 //! | `webhooks` | audit events to a URL, signed, with an HTTPS client |
 //! | `config` | [`config`]: settings from the environment, a TOML file and defaults, with the source of each |
 //! | `metrics` | [`metrics`]: counters, gauges and durations by the facade of that name |
+//! | `redis` | [`redis`]: revocations that all processes hear of at once, and limits that they count together |
+//! | `redis-tls` | the same over TLS |
 //! | `testing` | callers to act as, a settable clock, the store conformance suite, the isolation check, a fake issuer |
 //! | `full` | all of them but `jwt-rust-crypto` |
 #![forbid(unsafe_code)]
@@ -129,6 +131,8 @@ pub mod net;
 #[cfg(any(feature = "_jwt", feature = "_https", feature = "postgres-tls"))]
 mod outbound;
 pub mod principal;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod scope;
 pub mod secret;
 pub mod store;
