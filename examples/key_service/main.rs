@@ -69,6 +69,11 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     report.to_string().lines().for_each(|setting| tracing::debug!(setting));
     warn_of_open_doors(&settings);
+    if let Some(redis) = &settings.redis
+        && let Err(error) = redis.ready().await
+    {
+        tracing::warn!(%error, "started without it: limits are this instance's own until it is there");
+    }
     clock::check()?;
     let (tokens, log) = open_tokens(&settings).await?;
     let (served, stop_writing) = watch::channel(false);
@@ -155,6 +160,10 @@ async fn open_tokens(settings: &Settings) -> Result<(TokenManager, AuditLog), Bo
             builder.with_watch(Watch::default().with_user_agents(true).with_learning(learning))
         }
         false => builder,
+    };
+    let builder = match &settings.redis {
+        Some(redis) => builder.with_wakeup(redis.wakeup()).with_shared_limits(redis.limits()),
+        None => builder,
     };
     Ok((builder.build(), log))
 }

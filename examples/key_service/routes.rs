@@ -14,6 +14,7 @@ use keyward::{
     api::{self, ApiError, Bootstrap, OwnTokens},
     audit::AuditLog,
     jwt::JwtAuth,
+    redis::Redis,
 };
 
 use tower::ServiceBuilder;
@@ -47,6 +48,7 @@ pub(crate) fn app(
     let status = Status {
         tokens: tokens.clone(),
         jwt,
+        redis: settings.redis.clone(),
         bootstrap: bootstrap.as_str(),
         emergency_key: settings.emergency.is_some(),
     };
@@ -127,6 +129,7 @@ async fn whoami(me: Principal) -> Response {
 struct Status {
     tokens: TokenManager,
     jwt: Option<JwtAuth>,
+    redis: Option<Redis>,
     bootstrap: &'static str,
     emergency_key: bool,
 }
@@ -135,6 +138,12 @@ impl Status {
     /// Whether the keys of those whose tokens are accepted are there.
     fn keys(&self) -> Result<(), ApiError> {
         self.jwt.as_ref().map_or(Ok(()), |jwt| jwt.ready().map_err(Into::into))
+    }
+
+    /// What several instances meet through. The service goes on without it.
+    async fn redis(&self) -> Option<&'static str> {
+        let ready = self.redis.as_ref()?.ready().await;
+        Some(if ready.is_ok() { "ok" } else { "unavailable" })
     }
 
     async fn store(&self) -> Result<(), ApiError> {
@@ -153,9 +162,12 @@ async fn ready(State(status): State<Status>) -> Result<Response, ApiError> {
 async fn health(State(status): State<Status>) -> Response {
     let word = |part: Result<(), ApiError>| if part.is_ok() { "ok" } else { "unavailable" };
     let (store, keys) = (word(status.store().await), status.jwt.as_ref().map(|_| word(status.keys())));
+    let redis = status.redis().await;
+    let is_well = store == "ok" && ![keys, redis].contains(&Some("unavailable"));
     let answer = serde_json::json!({
-        "status": if store == "ok" && keys != Some("unavailable") { "ok" } else { "degraded" },
+        "status": if is_well { "ok" } else { "degraded" },
         "store": store,
+        "redis": redis,
         "jwt_keys": keys,
         "bootstrap": status.bootstrap,
         "emergency_key": status.emergency_key,

@@ -9,6 +9,7 @@ use keyward::{
     jwt::{Algorithm, JwtAuth, KeySet, VerifyingKey},
     limit::FailureLimit,
     net::{ForwardedHeader, IpList, TrustedProxies},
+    redis::Redis,
     store::{PostgresOptions, StaticList},
     time::UnixTime,
 };
@@ -22,6 +23,8 @@ pub(crate) fn sources() -> Sources {
 pub(crate) struct Settings {
     pub(crate) listen: String,
     pub(crate) database: Database,
+    /// Where several instances meet.
+    pub(crate) redis: Option<Redis>,
     pub(crate) static_tokens: Option<StaticList>,
     pub(crate) admin_users: HashSet<UserId>,
     pub(crate) trusted_proxies: Option<TrustedProxies>,
@@ -80,15 +83,16 @@ impl Settings {
     pub(crate) fn read(config: &mut Reader) -> Option<Self> {
         let static_tokens = config.secret(("api_tokens", "API_TOKENS"));
         let static_tokens = static_tokens.and_then(|list| StaticList::parse(list.expose())).optional();
-        let settings = Self {
+        let redis = read_redis(config);
+        Some(Self {
             static_tokens,
             listen: config.value("listen").and_then(check_listen).or("127.0.0.1:3000".to_owned()),
             // Another database than was meant would be empty, and open to whoever reads its first key.
             database: config.value("database_url").refuse_empty().or(Database::Sqlite("keyward.db".into())),
             admin_users: config.list("admin_users").or_empty().into_iter().collect(),
             trusted_proxies: read_proxies(config),
-            failure_limit: NonZeroU32::new(config.number("max_failures_per_minute", 0..=u32::MAX).or(100))
-                .map(FailureLimit::per_minute),
+            failure_limit: read_failure_limit(config, redis.as_ref()),
+            redis,
             debug_ownership: config.switch("debug_ownership").or(false),
             watch: config.switch("watch").or(true),
             audit_retention: read_audit_retention(config),
@@ -96,13 +100,7 @@ impl Settings {
             bootstrap: config.value("bootstrap").refuse_empty().or(BootstrapMode::Admin),
             emergency: read_emergency(config),
             jwt: JwtSettings::read(config),
-        };
-        if config.value::<String>("redis_url").optional().is_some() {
-            let sentence =
-                "is not supported yet; unset it, and mind that each process counts limits by itself";
-            config.refuse(["redis_url"], sentence);
-        }
-        Some(settings)
+        })
     }
 }
 
@@ -121,6 +119,18 @@ fn read_audit_retention(config: &mut Reader) -> Option<Duration> {
         0 => None,
         days => Some(Duration::from_secs(u64::from(days) * 86_400)),
     }
+}
+
+/// One that is set and empty would be several instances that do not know of each other.
+fn read_redis(config: &mut Reader) -> Option<Redis> {
+    let url = config.secret("redis_url").refuse_empty();
+    url.and_then(|url| Redis::open(url.expose().trim())).optional()
+}
+
+fn read_failure_limit(config: &mut Reader, redis: Option<&Redis>) -> Option<FailureLimit> {
+    let failures = NonZeroU32::new(config.number("max_failures_per_minute", 0..=u32::MAX).or(100))?;
+    let limit = FailureLimit::per_minute(failures);
+    Some(redis.into_iter().fold(limit, |limit, redis| limit.with_shared_limits(redis.limits())))
 }
 
 fn read_proxies(config: &mut Reader) -> Option<TrustedProxies> {
@@ -366,7 +376,9 @@ mod tests {
             ("KEYWARD_DATABASE_URL", "postgres://db.example.com/keys?sslmode=prefer"),
             ("KEYWARD_DATABASE_URL", "sqlite:"),
             ("KEYWARD_DATABASE_URL", ""),
-            ("KEYWARD_REDIS_URL", "redis://localhost"),
+            ("KEYWARD_REDIS_URL", "localhost:6379"),
+            ("KEYWARD_REDIS_URL", "http://localhost"),
+            ("KEYWARD_REDIS_URL", ""),
             ("API_TOKENS", "admin:short"),
             ("API_TOKENS", ""),
             ("KEYWARD_ADMIN_USERS", "a\u{7}b"),

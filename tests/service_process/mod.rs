@@ -138,9 +138,12 @@ pub(crate) async fn open_store(folder: &Path) -> Arc<dyn TokenStore> {
 fn command(folder: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program());
     let own = ["API_TOKENS", "RUST_LOG", "KEYWARD_ADMIN_USERS", "KEYWARD_DATABASE_URL", "KEYWARD_BOOTSTRAP"];
-    for name in
-        own.into_iter().chain(["KEYWARD_CONFIG", "KEYWARD_TEST_POSTGRES_URL", "KEYWARD_TEST_SERVICE_STORE"])
-    {
+    for name in own.into_iter().chain([
+        "KEYWARD_CONFIG",
+        "KEYWARD_REDIS_URL",
+        "KEYWARD_TEST_POSTGRES_URL",
+        "KEYWARD_TEST_SERVICE_STORE",
+    ]) {
         command.env_remove(name);
     }
     command.envs(database(folder).map(|url| ("KEYWARD_DATABASE_URL", url)));
