@@ -56,6 +56,10 @@ pub const TRACING_TARGET: &str = "keyward::audit";
 /// | `refusal` | [`Refusal::as_str`] of a refusal |
 /// | `reason` | the reason of an administrator, or details |
 /// | `count` | [`Event::count`] |
+/// | `known` | of something new, beside how many known ones: [`Alert::known`] |
+/// | `usual` | of a spike, the requests of the busiest hour: [`Alert::usual`] |
+/// | `within_seconds` | of a shared token, the time that was looked at: [`Alert::within_seconds`] |
+/// | `user_agent` | the beginning of a new program's `User-Agent` |
 ///
 /// ```
 /// use keyward::event::{AuditSink, Event, EventKind};
@@ -92,6 +96,8 @@ pub struct Event {
     pub request_id: Option<Box<str>>,
     /// Why: the reason that an administrator gave, or details such as the kind of a resource.
     pub reason: Option<Box<str>>,
+    /// The beginning of the `User-Agent` of a new program, without what may be a secret; `none` if it named none.
+    pub user_agent: Option<Box<str>>,
     /// How many that differ in nothing but when they happened it stands for, itself included: those since the last
     /// that was told. It is 1 but for the 10th, the 100th and so on [`Alert::ForeignAccess`] within an hour, and for
     /// what a [`QueueSink`](crate::audit::QueueSink) has counted.
@@ -269,6 +275,14 @@ impl EventKind {
         }
     }
 
+    /// The alert that it is, if it is one.
+    const fn alert(self) -> Option<Alert> {
+        match self {
+            Self::Alert(alert) => Some(alert),
+            _ => None,
+        }
+    }
+
     /// The exact reason of a refusal.
     #[must_use]
     pub const fn refusal(self) -> Option<Refusal> {
@@ -297,6 +311,7 @@ impl Event {
             client_ip: None,
             request_id: None,
             reason: None,
+            user_agent: None,
             times: 1,
         }
     }
@@ -332,6 +347,11 @@ impl Event {
 
     pub(crate) fn in_request(mut self, request_id: Option<&str>) -> Self {
         self.request_id = request_id.map(Box::from);
+        self
+    }
+
+    pub(crate) fn by_program(mut self, user_agent: Option<&str>) -> Self {
+        self.user_agent = user_agent.map(|text| without_secrets(text).into());
         self
     }
 

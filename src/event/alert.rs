@@ -28,8 +28,8 @@ pub enum Alert {
         /// How many are known beside them.
         known: u32,
     },
-    /// A token was used by programs that it was not used by before. The beginning of the `User-Agent` of the last of them
-    /// stands at the end of the event's reason, if it is told of at once.
+    /// A token was used by programs that it was not used by before. The event's
+    /// [`user_agent`](super::Event::user_agent) is that of the last of them, if it is told of at once.
     NewUserAgent {
         /// How many were new since the last alert; mostly one.
         new: u32,
@@ -100,6 +100,33 @@ impl Alert {
             Self::DirectoryRecovered => "directory_recovered",
             Self::EmergencyUse => "emergency_use",
             Self::EmergencyRefused => "emergency_refused",
+        }
+    }
+
+    /// Of something new, beside how many known ones.
+    #[must_use]
+    pub const fn known(self) -> Option<u32> {
+        match self {
+            Self::NewNetwork { known, .. } | Self::NewUserAgent { known, .. } => Some(known),
+            _ => None,
+        }
+    }
+
+    /// Of a spike, how many requests there were in the busiest hour before.
+    #[must_use]
+    pub const fn usual(self) -> Option<u64> {
+        match self {
+            Self::UsageSpike { usual, .. } => Some(usual),
+            _ => None,
+        }
+    }
+
+    /// Of a shared token, within how many seconds it was used from so many networks.
+    #[must_use]
+    pub const fn within_seconds(self) -> Option<u64> {
+        match self {
+            Self::SharedToken { seconds, .. } => Some(seconds),
+            _ => None,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::error::Refusal;
 /// | `request.id` | the request's id |
 /// | `reason` | the reason of an administrator, or details |
 /// | `count` | [`Event::count`] |
+/// | `user_agent` | the beginning of a new program's `User-Agent` |
 ///
 /// Texts are written with escapes, so that no name can start a new line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,6 +42,7 @@ impl AuditSink for TracingSink {
                     request.id = event.request_id.as_deref().map(tracing::field::debug),
                     reason = event.reason.as_deref().map(tracing::field::debug),
                     count = event.count(),
+                    user_agent = event.user_agent.as_deref().map(tracing::field::debug),
                     $message
                 )
             };

@@ -138,7 +138,7 @@ impl Inner {
             ),
         };
         let event = Event::alert(alert).owned_by(&credential.user).token(credential.token);
-        self.audit.emit(event.at_ip(ip).because(&reason));
+        self.audit.emit(event.at_ip(ip).by_program(agent).because(&reason));
     }
 }
 
