@@ -134,6 +134,7 @@ impl ApiKeyAuth {
             if let Some(list) = &extra.allowed_ips
                 && !client_ip.is_some_and(|ip| list.contains(ip))
             {
+                self.lookup.tell_address(&credential, client_ip);
                 return Err(about(&credential, AuthErrorKind::Forbidden, Refusal::ClientIp));
             }
             if let Some(limiter) = &extra.limiter {

@@ -12,14 +12,18 @@ pub enum Alert {
     ForeignAccess,
     /// A store returned somebody else's record; it was dropped.
     ForeignRecord,
-    /// A revoked token was presented; said once an hour of each at most.
+    /// A revoked token was presented; said once an hour of each and each network (a /24, or a /48 of IPv6), and of 8
+    /// networks at most.
     RevokedTokenUsed,
     /// A token was presented that was replaced, after its overlap: by somebody who was forgotten, or who should
-    /// not have it. Said once an hour of each at most.
+    /// not have it. Said as often as of a revoked one.
     RotatedTokenUsed,
     /// A [trap](crate::token::TokenRecord::honeytoken) was presented, so whoever did has seen what nobody should.
-    /// Said once an hour of each at most.
+    /// Said as often as of a revoked one.
     HoneytokenUsed,
+    /// A token that works was presented from an address that it may not be used from, and refused. Said as often as of a
+    /// revoked one.
+    AddressNotAllowed,
     /// A token was used from networks that it was not used from before; see [`Watch`](crate::watch::Watch). The event's
     /// address is that of the last of them, if it is told of at once.
     NewNetwork {
@@ -85,6 +89,7 @@ impl Alert {
             Self::RevokedTokenUsed => "revoked_token_used",
             Self::RotatedTokenUsed => "rotated_token_used",
             Self::HoneytokenUsed => "honeytoken_used",
+            Self::AddressNotAllowed => "address_not_allowed",
             Self::NewNetwork { .. } => "new_network",
             Self::NewUserAgent { .. } => "new_user_agent",
             Self::SharedToken { .. } => "shared_token",
@@ -147,6 +152,7 @@ impl Alert {
             | Self::RevokedTokenUsed
             | Self::RotatedTokenUsed
             | Self::HoneytokenUsed
+            | Self::AddressNotAllowed
             | Self::BruteForce
             | Self::KeyRefused
             | Self::EmergencyRefused => Outcome::Refused,

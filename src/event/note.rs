@@ -31,7 +31,7 @@ macro_rules! alerts {
 }
 
 alerts! {
-    ForeignAccess ForeignRecord RevokedTokenUsed RotatedTokenUsed HoneytokenUsed BruteForce
+    ForeignAccess ForeignRecord RevokedTokenUsed RotatedTokenUsed HoneytokenUsed AddressNotAllowed BruteForce
     NewNetwork { new, known } NewUserAgent { new, known } SharedToken { networks, seconds } UsageSpike { requests, usual }
     StoreUnavailable StoreRecovered KeysUnavailable KeysRecovered KeyRefused
     AuditTampered DirectoryUnavailable DirectoryRecovered EmergencyUse EmergencyRefused

@@ -226,12 +226,12 @@ impl JwtAuth {
         Ok(())
     }
 
-    /// A refusal of this authenticator. It says that a revoked token is used, once an hour of each at most.
+    /// A refusal of this authenticator. It says that a revoked token is used, once an hour of each and each network.
     #[cold]
     fn refused(&self, token: &[u8], error: AuthError, head_ip: Option<std::net::IpAddr>) -> AuthError {
         let begins = || {
             let (audit, digest) = (&self.verifier.audit, TokenDigest::of(token));
-            self.verifier.episodes.begins(digest.prefix(), audit.now())
+            self.verifier.episodes.begins(digest.prefix(), head_ip, audit.now())
         };
         if let (Refusal::Revoked, Some(owner)) = (error.told_reason(), error.owner())
             && begins()

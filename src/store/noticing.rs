@@ -8,13 +8,14 @@ use crate::{
     id::TokenId,
     limit::Meters,
     principal::{Credential, UseCount},
+    secret::TokenDigest,
     store::{
         cache::Dead,
         lookup::{Inner, TokenLookup},
     },
     time::UnixTime,
     token::TokenRecord,
-    watch::{Finding, Habits, Tracker, Watch},
+    watch::{Finding, Habits, Tracker, Watch, fingerprint},
 };
 
 /// What is looked for, and what is known of tokens. It outlives the credentials that the cache forgets, so that what
@@ -52,12 +53,28 @@ impl TokenLookup {
             _ => None,
         };
         if let (Some(alert), Some(owner)) = (alert, &dead.owner)
-            && self.inner().episodes.begins(dead.digest.prefix(), self.now())
+            && self.begins(&dead.digest, alert, client_ip)
         {
             let event = Event::alert(alert).owned_by(owner).token(dead.token).at_ip(client_ip);
             self.inner().audit.emit(event);
         }
         dead.error()
+    }
+
+    /// Tells that a token which works was presented from an address that it may not be used from.
+    #[cold]
+    pub(crate) fn tell_address(&self, credential: &Credential, client_ip: Option<IpAddr>) {
+        let alert = Alert::AddressNotAllowed;
+        if self.begins(&credential.digest, alert, client_ip) {
+            let event = Event::alert(alert).owned_by(&credential.user).token(credential.token);
+            self.inner().audit.emit(event.at_ip(client_ip));
+        }
+    }
+
+    /// Whether that was not told of the token within the last hour for the network of `ip`.
+    fn begins(&self, digest: &TokenDigest, alert: Alert, ip: Option<IpAddr>) -> bool {
+        let thing = digest.prefix() ^ fingerprint(alert.name().as_bytes());
+        self.inner().episodes.begins(thing, ip, self.now())
     }
 
     /// Whether it matters which program presents a token.
@@ -93,11 +110,10 @@ impl Inner {
             && noticing.watch.looks_at_networks()
         {
             let last_used = credential.uses.last_used();
-            match tracker.arrive(&noticing.watch, noticing.watch.network(ip), last_used, now) {
-                Ok(Some(finding)) => self.tell(credential, Some(ip), finding, None),
-                Ok(None) => {}
-                // The next request from there is looked at, since the address stays as it was.
-                Err(_busy) => return,
+            let arrived = tracker.arrive(&noticing.watch, noticing.watch.network(ip), last_used, now);
+            // While somebody else is at it, it is noted, and looked at when the use is written.
+            if let Ok(Some(finding)) = arrived {
+                self.tell(credential, Some(ip), finding, None);
             }
         }
         credential.uses.move_to(ip);
@@ -107,11 +123,12 @@ impl Inner {
     pub(super) fn notice_count(&self, credential: &Credential, counted: UseCount) -> Option<Box<Habits>> {
         let (noticing, tracker) = (self.noticing.as_ref()?, credential.tracker()?);
         let now = self.clock.now();
-        let (findings, habits) = tracker.count(&noticing.watch, counted.count, counted.last_used, now);
-        for finding in findings {
-            // What was new before is not where it is used now.
-            let ip = counted.ip.filter(|_| matches!(finding, Finding::Spike { .. }));
-            self.tell(credential, ip, finding, None);
+        let watch = &noticing.watch;
+        let last = counted.ip.map(|ip| watch.network(ip));
+        let (findings, habits) = tracker.count(watch, last, counted.count, counted.last_used, now);
+        for (finding, network) in findings {
+            // What was new before need not be where it is used now.
+            self.tell(credential, counted.ip.filter(|_| network == last), finding, None);
         }
         habits.map(Box::new)
     }

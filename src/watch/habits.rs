@@ -266,9 +266,11 @@ impl Habits {
         self.networks.iter().filter(|network| network.at > from && network.at <= now).count() as u32
     }
 
-    /// Whether it was shared lately: then that it still is is no news.
+    /// Whether it was shared lately: then that it still is is no news. It may have been so for half of the time longer
+    /// than is known, since not each use is noted.
     pub(super) fn is_shared(&self, sharing: Sharing, now: UnixTime) -> bool {
-        self.shared_at.is_some_and(|at| at <= now && at.saturating_add(sharing.within) >= now)
+        let within = sharing.within + sharing.within / 2;
+        self.shared_at.is_some_and(|at| at <= now && at.saturating_add(within) >= now)
     }
 }
 

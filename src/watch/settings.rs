@@ -109,7 +109,7 @@ impl Watch {
 
 /// From how many networks within what time a key is used by several.
 ///
-/// There is one alert, and another one only after there were fewer for that long.
+/// There is one alert, and another one only after there were fewer for one and a half times that long.
 ///
 /// ```
 /// use std::time::Duration;

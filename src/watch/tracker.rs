@@ -17,6 +17,8 @@ pub(crate) struct Tracker {
     state: Mutex<State>,
     /// What stands for the last user agent; 0 is none yet.
     agent: AtomicU64,
+    /// Where it came from while somebody else was at it.
+    missed: Mutex<Option<Network>>,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +79,8 @@ impl Tracker {
         }
     }
 
-    /// Notes that the token comes from `network` now, and came from the last one until `last_used`. Never waits.
+    /// Notes that the token comes from `network` now, and came from the last one until `last_used`. Never waits:
+    /// where somebody else is at it, it is looked at with the next [`count`](Self::count).
     pub(crate) fn arrive(
         &self,
         watch: &Watch,
@@ -85,37 +88,13 @@ impl Tracker {
         last_used: UnixTime,
         now: UnixTime,
     ) -> Result<Option<Finding>, Busy> {
-        let mut state = self.try_lock()?;
-        let state = &mut *state;
-        let habits = &mut state.habits;
-        if let Some(left) = state.current.replace(network) {
-            habits.leave(left, last_used.min(now));
-        }
-        // Others who look for sharing must know that it is in use there again.
-        let known_until = watch.sharing.map(|sharing| now.saturating_sub(sharing.within / 2));
-        let returns = known_until.is_some_and(|at| habits.last_seen(network).is_some_and(|seen| seen < at));
-        let seen = habits.see_network(network, now, watch.learning);
-        state.unwritten |= returns || seen != Seen::Known;
-        habits.untold_networks += u32::from(watch.networks && seen.is_news());
-        let mut shared = false;
-        if let Some(sharing) = watch.sharing {
-            let networks = habits.networks_within(sharing, now);
-            let was_shared = habits.is_shared(sharing, now);
-            if networks >= sharing.networks {
-                // Not for each request, so that it need not be written for each.
-                let grows_old = habits.shared_at.is_none_or(|at| at.saturating_add(sharing.within / 2) < now);
-                if !was_shared || grows_old {
-                    habits.shared_at = Some(now);
-                    state.unwritten = true;
-                }
-                if !was_shared {
-                    return Ok(Some(Finding::Shared(networks)));
-                }
+        let Ok(mut state) = self.try_lock() else {
+            if let Ok(mut missed) = self.missed.try_lock() {
+                *missed = Some(network);
             }
-            shared = was_shared;
-        }
-        let is_time = seen == Seen::New && !shared || habits.may_tell_networks(now);
-        Ok((seen.is_news() && is_time).then(|| habits.tell_networks(now)).flatten())
+            return Err(Busy);
+        };
+        Ok(state.arrive(watch, network, last_used, now))
     }
 
     /// Whether this is the user agent of the last request.
@@ -144,24 +123,33 @@ impl Tracker {
         Ok((seen.is_news() && is_time).then(|| habits.tell_agents(now)).flatten())
     }
 
-    /// Counts `count` more requests, and gives what is to be told and what is to be written with them.
+    /// Counts `count` more requests, the last of them from `last`, and gives what is to be told, each with the network it
+    /// was noticed in, and what is to be written with them.
     pub(crate) fn count(
         &self,
         watch: &Watch,
+        last: Option<Network>,
         count: u64,
         last_used: UnixTime,
         now: UnixTime,
-    ) -> (Vec<Finding>, Option<Habits>) {
+    ) -> (Vec<(Finding, Option<Network>)>, Option<Habits>) {
+        let missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut state = self.lock();
         let mut findings = Vec::new();
+        if let Some(network) = missed {
+            let finding = state.arrive(watch, network, last_used, now);
+            findings.extend(finding.map(|finding| (finding, missed)));
+            state.current = last.or(state.current);
+        }
         if let Some(current) = state.current {
             state.habits.leave(current, last_used.min(now));
             // Others who look for sharing must know that it is in use there still.
             let is_old = |sharing: Sharing| state.written_at.saturating_add(sharing.within / 2) <= now;
             state.unwritten |= watch.sharing.is_some_and(is_old) || state.written_at > now;
         }
-        findings.extend(state.untold(watch, now));
-        findings.extend(watch.spike.and_then(|spike| state.count(spike, count, now)));
+        findings.extend(state.untold(watch, now).map(|finding| (finding, None)));
+        let spike = watch.spike.and_then(|spike| state.count(spike, count, now));
+        findings.extend(spike.map(|spike| (spike, last)));
         state.unwritten |= !findings.is_empty();
         let written = std::mem::take(&mut state.unwritten);
         if written {
@@ -196,6 +184,47 @@ impl Tracker {
 }
 
 impl State {
+    /// Notes that the token comes from `network` now, and came from the last one until `last_used`.
+    fn arrive(
+        &mut self,
+        watch: &Watch,
+        network: Network,
+        last_used: UnixTime,
+        now: UnixTime,
+    ) -> Option<Finding> {
+        let habits = &mut self.habits;
+        if let Some(left) = self.current.replace(network) {
+            habits.leave(left, last_used.min(now));
+        }
+        // Others who look for sharing must know that it is in use there again.
+        let known_until = watch.sharing.map(|sharing| now.saturating_sub(sharing.within / 2));
+        let returns = known_until.is_some_and(|at| habits.last_seen(network).is_some_and(|seen| seen < at));
+        let seen = habits.see_network(network, now, watch.learning);
+        self.unwritten |= returns || seen != Seen::Known;
+        habits.untold_networks += u32::from(watch.networks && seen.is_news());
+        let mut shared = false;
+        if let Some(sharing) = watch.sharing {
+            let networks = habits.networks_within(sharing, now);
+            let was_shared = habits.is_shared(sharing, now);
+            if networks >= sharing.networks {
+                // Not for each request, so that it need not be written for each.
+                let grows_old = habits.shared_at.is_none_or(|at| at.saturating_add(sharing.within / 2) < now);
+                if !was_shared || grows_old {
+                    habits.shared_at = Some(now);
+                    self.unwritten = true;
+                }
+                if !was_shared {
+                    // Which tells of all of them.
+                    (habits.told_network, habits.untold_networks) = (Some(now), 0);
+                    return Some(Finding::Shared(networks));
+                }
+            }
+            shared = was_shared;
+        }
+        let is_time = seen == Seen::New && !shared || habits.may_tell_networks(now);
+        (seen.is_news() && is_time).then(|| habits.tell_networks(now)).flatten()
+    }
+
     /// What was new and is not told of yet, if it is time.
     fn untold(&mut self, watch: &Watch, now: UnixTime) -> impl Iterator<Item = Finding> {
         let habits = &mut self.habits;
@@ -303,7 +332,7 @@ mod tests {
             (3, 62, None),
             (1, 120, None),
             (2, 300, None),
-            (5, 301, new(3, 2)),
+            (5, 301, new(2, 3)),
             (3, 302, Some(Finding::Shared(3))),
         ] {
             assert_eq!(arrive(&tracker, &watch, n, seconds), expected, "{n} at {seconds}");
@@ -326,7 +355,7 @@ mod tests {
         let mut written = 0;
         for seconds in 0..3600 {
             arrive(&tracker, &watch, (seconds % 8) as u16, seconds);
-            written += u32::from(tracker.count(&watch, 1, at(seconds), at(seconds)).1.is_some());
+            written += u32::from(tracker.count(&watch, None, 1, at(seconds), at(seconds)).1.is_some());
         }
         assert!((8..40).contains(&written), "{written}");
     }
@@ -341,9 +370,13 @@ mod tests {
         }
         assert_eq!(arrive(&tracker, &watch, 16, 2), None, "it was told within a day");
         assert_eq!(arrive(&tracker, &watch, 17, 3), None);
-        let told = |seconds| tracker.count(&watch, 1, at(seconds), at(seconds)).0;
+        let told = |seconds| tracker.count(&watch, None, 1, at(seconds), at(seconds)).0;
         assert_eq!(told(86_400), []);
-        assert_eq!(told(86_401), new(2, 14).into_iter().collect::<Vec<_>>(), "though none came since");
+        assert_eq!(
+            told(86_401),
+            new(2, 14).map(|new| (new, None)).into_iter().collect::<Vec<_>>(),
+            "though none came since"
+        );
         assert_eq!(told(5 * 86_400), []);
         assert_eq!(arrive(&tracker, &watch, 18, 6 * 86_400), new(1, 15));
         assert_eq!(arrive(&tracker, &watch, 19, 6 * 86_400), None);
@@ -352,8 +385,8 @@ mod tests {
         next.absorb(&watch, Some(&tracker.habits()), 0, at(6 * 86_400));
         let theirs = Habits { told_network: Some(at(6 * 86_400 + 9)), ..Habits::default() };
         next.absorb(&watch, Some(&theirs), 0, at(6 * 86_400 + 9));
-        let findings = next.count(&watch, 1, at(7 * 86_400), at(7 * 86_400 + 9)).0;
-        assert_eq!(findings, new(1, 15).into_iter().collect::<Vec<_>>());
+        let findings = next.count(&watch, None, 1, at(7 * 86_400), at(7 * 86_400 + 9)).0;
+        assert_eq!(findings, new(1, 15).map(|new| (new, None)).into_iter().collect::<Vec<_>>());
     }
 
     #[test]
@@ -371,7 +404,11 @@ mod tests {
         assert_eq!(tracker.meet(&watch, 8, 8, at(day_later)), Ok(None));
         let told = Ok(Some(Finding::NewUserAgent { new: 1, known: 7 }));
         assert_eq!(tracker.meet(&watch, 9, 9, at(day_later)), told);
-        assert_eq!(tracker.count(&watch, 1, at(day_later), at(day_later)).0, [], "nothing is left to tell");
+        assert_eq!(
+            tracker.count(&watch, None, 1, at(day_later), at(day_later)).0,
+            [],
+            "nothing is left to tell"
+        );
     }
 
     #[test]
@@ -401,6 +438,16 @@ mod tests {
         drop(held);
         assert_eq!(tracker.meet(&Watch::default(), 1, 1, at(0)), Ok(None));
         assert!(tracker.is_same_agent(1) && !tracker.is_same_agent(2));
+        // What came meanwhile is looked at later.
+        let watch = watch(None);
+        assert_eq!(tracker.count(&watch, Some(network(1)), 1, at(0), at(0)).0, [], "the first one");
+        let held = tracker.lock();
+        assert_eq!(tracker.arrive(&watch, network(2), at(0), at(1)), Err(Busy));
+        drop(held);
+        let found = tracker.count(&watch, Some(network(1)), 1, at(1), at(1)).0;
+        assert_eq!(found, [(new(1, 1).unwrap(), Some(network(2)))]);
+        assert_eq!(tracker.lock().current, Some(network(1)));
+        assert_eq!(tracker.count(&watch, Some(network(1)), 1, at(2), at(2)).0, []);
     }
 
     #[test]
