@@ -167,7 +167,8 @@ impl Reader {
         parse: impl FnOnce(Found<'_>) -> Result<T, String>,
     ) -> Setting<'_, T> {
         let (key, is_list, is_secret) = (name.key, kind == Kind::List, kind == Kind::Secret);
-        let variable = name.variable.map_or_else(|| self.variable_of(key), str::to_owned);
+        let usual = self.variable_of(key);
+        let variable = name.variable.map_or_else(|| usual.clone(), str::to_owned);
         let (source, value, result) = match self.find(key, &variable, kind) {
             None => (Source::Unset, None, Ok(None)),
             Some((source, found)) if found.is_empty(is_list) => (source, None, Err(empty(is_secret))),
@@ -177,7 +178,7 @@ impl Reader {
                 (source, Some(value), parse(found).map(Some))
             }
         };
-        let entry = Entry { key, variable, is_secret, value, source };
+        let entry = Entry { key, variable, usual, is_secret, value, source };
         match self.entries.iter_mut().find(|entry| entry.key == key) {
             Some(asked_before) => *asked_before = entry,
             None => self.entries.push(entry),
@@ -265,16 +266,15 @@ impl Reader {
     fn refuse_unknown_keys(&mut self, is_whole: bool) {
         let entries: Vec<_> = self.entries.iter().filter(|entry| entry.key != FILE).collect();
         let keys: BTreeSet<_> = entries.iter().map(|entry| entry.key).collect();
-        let usual: Vec<_> = entries.iter().map(|entry| self.variable_of(entry.key)).collect();
         let tables: BTreeSet<_> = keys.iter().flat_map(|key| tables_of(key)).collect();
         for Unknown { line, path, kind } in self.file.unknown(&keys) {
             if kind != UnknownKind::NoTable && !self.is_unknown(is_whole, &path) {
                 continue;
             }
             // People also write the variable's name into the file, and then mean its key.
-            let names = entries.iter().zip(&usual).flat_map(|(entry, usual)| {
-                [entry.key, &*entry.variable, usual].map(|name| (name, entry.key))
-            });
+            let names = entries
+                .iter()
+                .flat_map(|entry| [entry.key, &entry.variable, &entry.usual].map(|name| (name, entry.key)));
             let nearest = match kind {
                 UnknownKind::Table => {
                     nearest(&path, tables.iter().map(|table| (*table, ()))).map(table_header)
@@ -298,8 +298,6 @@ impl Reader {
             return;
         }
         let known: BTreeSet<_> = self.entries.iter().map(|entry| &*entry.variable).collect();
-        // With the prefix people also write those that have none, and then mean the one without.
-        let usual: Vec<_> = self.entries.iter().map(|entry| self.variable_of(entry.key)).collect();
         for name in self.variables.keys() {
             let name = name.to_string_lossy();
             let start = name.get(..self.prefix.len()).unwrap_or_default();
@@ -309,10 +307,10 @@ impl Reader {
             if !self.is_unknown(is_whole, &name) {
                 continue;
             }
-            let names =
-                self.entries.iter().zip(&usual).flat_map(|(entry, usual)| {
-                    [&*entry.variable, usual].map(|name| (name, &*entry.variable))
-                });
+            let names = self.entries.iter().flat_map(|entry| {
+                // With the prefix people also write those that have none, and then mean the one without.
+                [&*entry.variable, &entry.usual].map(|name| (name, &*entry.variable))
+            });
             let nearest = nearest(&name, names).map(|(_, known)| format!("; the nearest is {known}"));
             self.problems.warn(&format!(
                 "environment variable {}: not known, so without effect{}",

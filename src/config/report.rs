@@ -49,6 +49,8 @@ impl fmt::Display for Source {
 pub struct Entry {
     pub(super) key: &'static str,
     pub(super) variable: String,
+    /// What the variable would be called if it were not given another name, as people expect.
+    pub(super) usual: String,
     pub(super) is_secret: bool,
     pub(super) value: Option<String>,
     pub(super) source: Source,
