@@ -169,9 +169,13 @@ impl AgentText {
         }
     }
 
+    fn bytes(&self) -> &[u8] {
+        self.text.as_ref().map_or(b"", HeaderValue::as_bytes)
+    }
+
     /// As much of it as may be told.
     fn told(&self, format: &KeyFormat) -> String {
-        let text = self.text.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+        let text = self.bytes();
         if text.len() > mentions::MAX_TEXT {
             return "not told, since it is too long".to_owned();
         }
@@ -203,7 +207,7 @@ impl ApiKeyAuth {
         client_ip: Option<IpAddr>,
         now: UnixTime,
     ) {
-        let text = agent.text.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+        let text = agent.bytes();
         let excerpt = || agent.told(&self.lookup.inner().format);
         self.lookup.meet(credential, (fingerprint(text), agent_words(text)), excerpt, client_ip, now);
     }
