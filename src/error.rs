@@ -435,3 +435,15 @@ impl From<NotOwner> for AuthError {
         Self::because(AuthErrorKind::NotFound, Refusal::NotOwner)
     }
 }
+
+/// An error and its causes in one line: that of a client alone says only that it could not connect.
+#[cfg(any(feature = "_https", feature = "postgres"))]
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}

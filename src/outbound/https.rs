@@ -1,6 +1,6 @@
 //! The HTTPS client.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
@@ -13,7 +13,7 @@ use hyper_util::{
 use rustls::RootCertStore;
 
 use super::tls;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, with_causes};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
@@ -62,15 +62,4 @@ impl HttpsClient {
         let answer = self.0.request(request.map(Full::new)).await.map_err(|error| with_causes(&error))?;
         Ok(answer.map(|body| body.map_err(|error| BrokenOff(with_causes(&error))).boxed_unsync()))
     }
-}
-
-/// The error and its causes; that of the client alone says only `client error (Connect)`.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
 }

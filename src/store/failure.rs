@@ -56,6 +56,13 @@ impl StoreError {
         Self { kind, source: Some(Arc::from(source.into())) }
     }
 
+    /// A stored value that cannot be what was stored.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(super) fn unreadable(column: &str) -> Self {
+        let sentence = format!("the stored {column} of a token cannot be read; restore a backup");
+        Self::new(StoreErrorKind::Corrupt, sentence)
+    }
+
     /// What failed.
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {

@@ -240,6 +240,24 @@ impl AuditEntry {
         if self.hash == self.hash_after(&head.hash) { Ok(()) } else { Err(Flaw::Altered) }
     }
 
+    /// The entries for `events` after `head`, and where the chain ends then. `last` is the highest number that is stored:
+    /// rows that somebody else has put behind the end must not keep anything from being written.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(in crate::store) fn chain(
+        mut head: ChainHead,
+        last: Option<i64>,
+        events: &[Event],
+    ) -> (Vec<Self>, ChainHead) {
+        head.number = head.number.max(last.and_then(|last| u64::try_from(last).ok()).unwrap_or(0));
+        let mut entries = Vec::with_capacity(events.len());
+        for event in events {
+            let entry = Self::following(&head, event);
+            head = entry.head();
+            entries.push(entry);
+        }
+        (entries, head)
+    }
+
     /// The hash that it has if it is what was written after an entry with the hash `previous`.
     pub(in crate::store) fn hash_after(&self, previous: &ChainHash) -> ChainHash {
         let mut hash = Encoder(Sha256::new());

@@ -46,16 +46,8 @@ pub(super) const LAST_TO_DELETE: &str = "
 pub(super) async fn append(session: &Session, events: &[Event]) -> Result<ChainHead, Failure> {
     // Others who append wait here, and then see what was appended.
     let row = session.maybe(HOLD, &[]).await?.ok_or_else(broken_ends)?;
-    let mut head = head(&row, 2)?;
-    // Rows that somebody else has put behind the end must not keep anything from being written.
     let last: Option<i64> = session.one("SELECT max(n) FROM audit", &[]).await?.try_get(0)?;
-    head.number = head.number.max(last.and_then(|last| u64::try_from(last).ok()).unwrap_or(0));
-    let mut entries = Vec::with_capacity(events.len());
-    for event in events {
-        let entry = AuditEntry::following(&head, event);
-        head = entry.head();
-        entries.push(entry);
-    }
+    let (entries, head) = AuditEntry::chain(head(&row, 2)?, last, events);
     insert(session, &entries).await?;
     let sql = "UPDATE audit_chain SET head = $1, head_hash = $2 WHERE n = 1";
     session.execute(sql, &[&head.number.cast_signed(), &head.hash.as_bytes().as_slice()]).await?;

@@ -1,14 +1,15 @@
 //! From PostgreSQL's errors to the store's.
 
-use std::error::Error as _;
-
 use deadpool_postgres::{HookError, PoolError, TimeoutType};
 use tokio_postgres::{
     Error,
     error::{DbError, SqlState},
 };
 
-use crate::store::{StoreError, StoreErrorKind};
+use crate::{
+    error::with_causes,
+    store::{StoreError, StoreErrorKind},
+};
 
 /// Why some work failed, and whether it is worth doing it once more.
 #[derive(Debug)]
@@ -25,10 +26,7 @@ impl Failure {
 
     /// A stored value that cannot be what was stored.
     pub(super) fn unreadable(column: &str) -> Self {
-        Self::new(
-            StoreErrorKind::Corrupt,
-            format!("the stored {column} of a token cannot be read; restore a backup"),
-        )
+        StoreError::unreadable(column).into()
     }
 
     pub(super) fn is_corrupt(&self) -> bool {
@@ -127,15 +125,4 @@ fn describe(code: &SqlState) -> (StoreErrorKind, &'static str) {
         "XX001" | "XX002" => (StoreErrorKind::Corrupt, "PostgreSQL found damage; restore a backup"),
         _ => unavailable("PostgreSQL refused"),
     }
-}
-
-/// The error and its causes; that of the client alone says only that it could not connect.
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
 }

@@ -25,15 +25,12 @@ macro_rules! columns {
 
 pub(super) fn append(connection: &mut Connection, events: &[Event]) -> Result<ChainHead, Failure> {
     write(connection, |transaction| {
-        let mut head = chain_ends(transaction)?.head;
-        // Rows that somebody else has put behind the end must not keep anything from being written.
+        let head = chain_ends(transaction)?.head;
         let last: Option<i64> =
             transaction.prepare_cached("SELECT max(n) FROM audit")?.query_row([], |row| row.get(0))?;
-        head.number = head.number.max(last.and_then(|last| u64::try_from(last).ok()).unwrap_or(0));
-        for event in events {
-            let entry = AuditEntry::following(&head, event);
-            insert(transaction, &entry)?;
-            head = entry.head();
+        let (entries, head) = AuditEntry::chain(head, last, events);
+        for entry in &entries {
+            insert(transaction, entry)?;
         }
         transaction
             .prepare_cached("UPDATE audit_chain SET head = ?1, head_hash = ?2 WHERE n = 1")?

@@ -19,10 +19,7 @@ impl Failure {
 
     /// A stored value that cannot be what was stored.
     pub(super) fn unreadable(column: &str) -> Self {
-        Self::new(
-            StoreErrorKind::Corrupt,
-            format!("the stored {column} of a token cannot be read; restore a backup"),
-        )
+        StoreError::unreadable(column).into()
     }
 }
 
